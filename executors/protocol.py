@@ -1,0 +1,272 @@
+"""What a job offers and what an executor promises; the only thing the two sides share.
+
+An executor runs numbered blocks of a job somewhere: in this process, in worker processes, on a cluster. It knows nothing
+of arrays or expressions. A job knows nothing of processes or queues. Blocks are idempotent: running one twice, or in any
+order, gives the same bytes, so an executor may retry, requeue and duplicate them freely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+__all__ = [
+    "MAX_ATTEMPTS",
+    "Attempts",
+    "BlockFailure",
+    "BlockFailures",
+    "Cancelled",
+    "Event",
+    "Executor",
+    "Hints",
+    "Job",
+    "Resources",
+]
+
+MAX_ATTEMPTS = 3
+"""A block that failed this often is set aside; the other blocks go on."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one block of a job needs while it runs.
+
+    Attributes
+    ----------
+    memory_bytes : int
+        Projected peak memory of a worker that runs one block, interpreter included.
+    gpu_bytes : int
+        Projected peak memory on the device; 0 for a job that uses none.
+    cpus : int
+        Cores that one block can use.
+    seconds_per_block : float
+        Estimated wall time of one block; 0 when nothing is known.
+    """
+
+    memory_bytes: int = 0
+    gpu_bytes: int = 0
+    cpus: int = 1
+    seconds_per_block: float = 0.0
+
+
+@runtime_checkable
+class Job(Protocol):
+    """An indexable range of independent blocks.
+
+    A job travels to workers as a file (dill), so it holds no open handles; those are made in `setup`.
+
+    Attributes
+    ----------
+    key : str
+        Identity of the job: equal keys mean equal results. Safe as a file name.
+    name : str
+        What a reader sees in progress bars and logs.
+    needs : tuple of str
+        Keys of the jobs that must be complete before the first block of this one starts.
+    n_blocks : int
+        Blocks are numbered 0 to n_blocks - 1.
+    resources : Resources
+    folder : str
+        A folder for job files and logs, on storage that all workers see. May not exist yet.
+    """
+
+    key: str
+    name: str
+    needs: tuple[str, ...]
+    n_blocks: int
+    resources: Resources
+    folder: str
+
+    def pending(self) -> Iterator[range]:
+        """Ranges of blocks that the ledger does not record as done, in the order in which they should run.
+
+        Asked once, when the job starts; reads the ledger at that moment.
+        """
+        ...
+
+    def setup(self, device: str) -> None:
+        """Prepare this process to run blocks on `device` ("cpu", "cuda:0"): open stores, load tables. Called once."""
+        ...
+
+    def read(self, i: int) -> Any:
+        """Start to read what block `i` needs and return at once with whatever `compute` will wait for."""
+        ...
+
+    def compute(self, work: Any) -> Any:
+        """Turn what `read` gave into what `write` takes."""
+        ...
+
+    def write(self, result: Any) -> Any:
+        """Store a result durably, then append to the ledger. Returns a small picklable record."""
+        ...
+
+    def close(self) -> None:
+        """Release what `setup` opened in this process; called once, also after an error."""
+        ...
+
+    def finish(self) -> None:
+        """Complete the job once no block is pending; runs in the driver; running it again changes nothing."""
+        ...
+
+    def describe(self, i: int) -> str:
+        """Where block `i` lies, and a one-line command that runs it alone; for error messages."""
+        ...
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a block or to a job.
+
+    Attributes
+    ----------
+    kind : str
+        "job_started" (`total` pending blocks), "started", "done", "failed" (one attempt, `message` holds the traceback),
+        "lost" (the worker died while it held the block), "job_done".
+    job : str
+        Key of the job.
+    block : int or None
+        None for events about the whole job.
+    attempt : int
+        1 for the first try.
+    worker : str
+        Name of the worker, for example "pid 4711".
+    seconds : float
+        Wall time that a "done" block took in its worker.
+    record : object
+        What `Job.write` returned, for "done".
+    peak_bytes : int
+        Peak resident memory of the worker so far, for "done"; 0 where unknown.
+    """
+
+    kind: Literal["job_started", "started", "done", "failed", "lost", "job_done"]
+    job: str
+    block: int | None = None
+    attempt: int = 1
+    worker: str = ""
+    message: str = ""
+    seconds: float = 0.0
+    record: Any = None
+    total: int = 0
+    peak_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class BlockFailure:
+    """A block that was set aside after its last attempt.
+
+    Attributes
+    ----------
+    where : str
+        What `Job.describe` said of it.
+    traceback : str
+        Of the last attempt; for a worker that died, how it died.
+    """
+
+    job: str
+    block: int
+    attempts: int
+    worker: str
+    where: str
+    traceback: str
+
+
+class BlockFailures(Exception):
+    """Blocks of a job failed for good. All other blocks of that job are done and recorded; later jobs did not start."""
+
+    def __init__(self, failures: Sequence[BlockFailure], name: str, n_done: int = 0) -> None:
+        self.failures = tuple(failures)
+        self.name = name
+        self.n_done = n_done
+        super().__init__(self._text())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.failures, self.name, self.n_done))
+
+    def _text(self) -> str:
+        n = len(self.failures)
+        lines = [
+            f"{n} block{'s' * (n != 1)} of {self.name!r} failed after {MAX_ATTEMPTS} attempts; {self.n_done} succeeded and "
+            "are recorded. Mend the cause and run the same line again: only what is missing is computed."
+        ]
+        shown = self.failures[:5]
+        for f in shown:
+            lines += ["", f"block {f.block} ({f.worker}, attempt {f.attempts}): {f.where}"]
+            lines += ["    " + line for line in f.traceback.rstrip().splitlines()]
+        if n > len(shown):
+            lines += ["", f"and {n - len(shown)} more: blocks {', '.join(str(f.block) for f in self.failures[5:55])}"]
+        return "\n".join(lines)
+
+
+class Cancelled(Exception):
+    """The run was stopped on request; what is recorded stays, and the same line continues it."""
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What an executor tells the planner.
+
+    Attributes
+    ----------
+    workers : int
+        Blocks that run at the same time.
+    block : tuple of int or None
+        Execution block in voxels of the space axes that the user asked for; rounded up to whole write units.
+    memory_bytes : int or None
+        Memory that one worker may use; None lets the planner divide what the machine allows.
+    """
+
+    workers: int = 1
+    block: tuple[int, ...] | None = None
+    memory_bytes: int | None = None
+
+
+class Executor(Protocol):
+    """Runs jobs.
+
+    Attributes
+    ----------
+    hints : Hints
+    in_process : bool
+        Blocks run in the calling process, so results may be handed over in memory.
+    """
+
+    hints: Hints
+    in_process: bool
+
+    def run(
+        self,
+        jobs: Sequence[Job],
+        on_event: Callable[[Event], None] = ...,
+        should_stop: Callable[[], bool] = ...,
+    ) -> None:
+        """Run every pending block of every job; return when all are done and finished.
+
+        Jobs run in the order given, which must respect `needs`. A block gets `MAX_ATTEMPTS` attempts; then it is set aside, the
+        others go on, and at the end of its job `BlockFailures` is raised and no later job starts.
+        KeyboardInterrupt, and `should_stop()` turning true (`Cancelled`), leave a state that a second call continues; no process
+        that the executor started outlives the call.
+        """
+        ...
+
+
+@dataclass
+class Attempts:
+    """Counts the attempts of each block of one job; shared bookkeeping of all executors."""
+
+    job: Job
+    tried: dict[int, int] = field(default_factory=dict)
+    failures: list[BlockFailure] = field(default_factory=list)
+
+    def start(self, block: int) -> int:
+        """Count one more attempt and return its number."""
+        self.tried[block] = self.tried.get(block, 0) + 1
+        return self.tried[block]
+
+    def fail(self, block: int, worker: str, message: str) -> bool:
+        """Note a failed attempt; True if the block may be tried again, False if it was set aside now."""
+        attempts = self.tried[block]
+        if attempts < MAX_ATTEMPTS:
+            return True
+        self.failures.append(BlockFailure(self.job.key, block, attempts, worker, self.job.describe(block), message))
+        return False

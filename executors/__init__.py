@@ -1,0 +1,1 @@
+"""Where blocks run: this process, worker processes, clusters. Knows nothing of expressions."""

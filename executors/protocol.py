@@ -242,10 +242,10 @@ class Executor(Protocol):
     ) -> None:
         """Run every pending block of every job; return when all are done and finished.
 
-        Jobs run in the order given, which must respect `needs`. A block gets `MAX_ATTEMPTS` attempts; then it is set aside, the
-        others go on, and at the end of its job `BlockFailures` is raised and no later job starts.
-        KeyboardInterrupt, and `should_stop()` turning true (`Cancelled`), leave a state that a second call continues; no process
-        that the executor started outlives the call.
+        Jobs run in the order given, which must respect `needs`. A block gets `MAX_ATTEMPTS` attempts; then it is set
+        aside, the others go on, and at the end of its job `BlockFailures` is raised and no later job starts.
+        KeyboardInterrupt, and `should_stop()` turning true (`Cancelled`), leave a state that a second call continues;
+        no process that the executor started outlives the call.
         """
         ...
 

@@ -1,0 +1,1 @@
+"""Operations: one module per family, a node and its rules together. Kernels are named, not imported."""

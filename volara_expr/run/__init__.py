@@ -1,0 +1,1 @@
+"""Running plans: evaluation of a block, jobs, ledgers, progress."""

@@ -1,0 +1,17 @@
+"""`Array`: the handle a user holds."""
+
+from __future__ import annotations
+
+from volara_expr.array.base import Handle
+from volara_expr.expr.node import ArrayNode
+
+__all__ = ["Array"]
+
+
+class Array(Handle):
+    """A lazy array."""
+
+    __slots__ = ("__weakref__",)
+
+    def __init__(self, node: ArrayNode) -> None:
+        self.node = node

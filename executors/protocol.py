@@ -7,13 +7,14 @@ order, gives the same bytes, so an executor may retry, requeue and duplicate the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 __all__ = [
     "MAX_ATTEMPTS",
-    "Attempts",
     "BlockFailure",
     "BlockFailures",
     "Cancelled",
@@ -22,6 +23,9 @@ __all__ = [
     "Hints",
     "Job",
     "Resources",
+    "WorkersFailed",
+    "job_file",
+    "parse_bytes",
 ]
 
 MAX_ATTEMPTS = 3
@@ -81,7 +85,8 @@ class Job(Protocol):
     def pending(self) -> Iterator[range]:
         """Ranges of blocks that the ledger does not record as done, in the order in which they should run.
 
-        Asked once, when the job starts; reads the ledger at that moment.
+        Asked once, when the job starts; reads the ledger at that moment. Executors keep the ranges but never a list of
+        blocks, so few long ranges are cheap however many blocks they hold.
         """
         ...
 
@@ -90,7 +95,10 @@ class Job(Protocol):
         ...
 
     def read(self, i: int) -> Any:
-        """Start to read what block `i` needs and return at once with whatever `compute` will wait for."""
+        """Start to read what block `i` needs and return at once with whatever `compute` will wait for.
+
+        Called while the block before it is still to be computed; at most one block ahead.
+        """
         ...
 
     def compute(self, work: Any) -> Any:
@@ -98,20 +106,34 @@ class Job(Protocol):
         ...
 
     def write(self, result: Any) -> Any:
-        """Store a result durably, then append to the ledger. Returns a small picklable record."""
+        """Store a result durably, then append to the ledger. Returns a small picklable record.
+
+        Called in a thread of its own, beside `compute` of the next block; one call at a time.
+        """
         ...
 
     def close(self) -> None:
-        """Release what `setup` opened in this process; called once, also after an error."""
+        """Release what `setup` opened in this process; called once, also after an error in `setup` itself."""
         ...
 
     def finish(self) -> None:
-        """Complete the job once no block is pending; runs in the driver; running it again changes nothing."""
+        """Complete the job once no block is pending; running it again changes nothing.
+
+        Runs in the driver, after `close` or without any `setup` there, and not at all after `BlockFailures`.
+        """
         ...
 
     def describe(self, i: int) -> str:
-        """Where block `i` lies, and a one-line command that runs it alone; for error messages."""
+        """Where block `i` lies, and a one-line command that runs it alone; for error messages.
+
+        The command is ``python -m executors.worker FILE i`` with `job_file` of this job.
+        """
         ...
+
+
+def job_file(job: Job) -> Path:
+    """Where executors save a job: the file that workers load and that the command in `Job.describe` names."""
+    return Path(job.folder) / f"{job.key}.job"
 
 
 @dataclass(frozen=True)
@@ -122,13 +144,13 @@ class Event:
     ----------
     kind : str
         "job_started" (`total` pending blocks), "started", "done", "failed" (one attempt, `message` holds the traceback),
-        "lost" (the worker died while it held the block), "job_done".
+        "lost" (the worker died while it held the block, `message` says how), "job_done".
     job : str
         Key of the job.
     block : int or None
         None for events about the whole job.
     attempt : int
-        1 for the first try.
+        1 for the first try; 0 for a block that was lost before it started.
     worker : str
         Name of the worker, for example "pid 4711".
     seconds : float
@@ -198,8 +220,43 @@ class BlockFailures(Exception):
         return "\n".join(lines)
 
 
+class WorkersFailed(Exception):
+    """Workers could not prepare a job, or died one after another without completing a block; says how they died."""
+
+
 class Cancelled(Exception):
     """The run was stopped on request; what is recorded stays, and the same line continues it."""
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def parse_bytes(size: int | str) -> int:
+    """Bytes of a size given as a number of bytes or as text.
+
+    Parameters
+    ----------
+    size : int or str
+        ``4_000_000_000``, ``"4GB"`` (powers of 1000) or ``"500 MiB"`` (powers of 1024).
+
+    Raises
+    ------
+    ValueError
+        The text is not a number with one of these units, or the size is below one byte.
+
+    Examples
+    --------
+    >>> parse_bytes("4GB"), parse_bytes("1.5 MiB"), parse_bytes(10)
+    (4000000000, 1572864, 10)
+    """
+    match = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?I?)B?\s*", str(size).upper())
+    try:
+        n = int(float(match[1]) * _UNITS[match[2]]) if match else 0
+    except (KeyError, ValueError):
+        n = 0
+    if n < 1:
+        raise ValueError(f"memory={size!r} is no size of at least one byte; give bytes, or text such as '4GB' or '500 MiB'")
+    return n
 
 
 @dataclass(frozen=True)
@@ -219,6 +276,22 @@ class Hints:
     workers: int = 1
     block: tuple[int, ...] | None = None
     memory_bytes: int | None = None
+
+    @classmethod
+    def of(cls, workers: int, block: Sequence[int] | None = None, memory: int | str | None = None) -> Hints:
+        """Hints from what a user gives to an executor; `memory` as `parse_bytes` takes it.
+
+        Raises
+        ------
+        ValueError
+            Workers or a block side below 1, or a size that cannot be read.
+        """
+        if workers < 1:
+            raise ValueError(f"n={workers} workers can run nothing; give 1 or more, or None for the CPUs of this process")
+        if block is not None and (not block or min(block) < 1):
+            raise ValueError(f"block={tuple(block)} has no voxels; give one side of 1 or more for each space axis")
+        sides = None if block is None else tuple(int(side) for side in block)
+        return cls(workers, sides, None if memory is None else parse_bytes(memory))
 
 
 class Executor(Protocol):
@@ -248,25 +321,3 @@ class Executor(Protocol):
         no process that the executor started outlives the call.
         """
         ...
-
-
-@dataclass
-class Attempts:
-    """Counts the attempts of each block of one job; shared bookkeeping of all executors."""
-
-    job: Job
-    tried: dict[int, int] = field(default_factory=dict)
-    failures: list[BlockFailure] = field(default_factory=list)
-
-    def start(self, block: int) -> int:
-        """Count one more attempt and return its number."""
-        self.tried[block] = self.tried.get(block, 0) + 1
-        return self.tried[block]
-
-    def fail(self, block: int, worker: str, message: str) -> bool:
-        """Note a failed attempt; True if the block may be tried again, False if it was set aside now."""
-        attempts = self.tried[block]
-        if attempts < MAX_ATTEMPTS:
-            return True
-        self.failures.append(BlockFailure(self.job.key, block, attempts, worker, self.job.describe(block), message))
-        return False

@@ -1,0 +1,1 @@
+"""The fluent handles: one mixin per family, thin methods that hold the documentation."""

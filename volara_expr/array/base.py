@@ -42,6 +42,5 @@ def operand_of(value: Any) -> ArrayNode | bool | int | float | complex | np.gene
     if isinstance(value, (bool, int, float, complex, np.generic)):
         return value
     if isinstance(value, np.ndarray) and value.ndim == 0:
-        scalar: np.generic = value[()]
-        return scalar
+        return value.dtype.type(value)
     return node_of(value)

@@ -17,7 +17,7 @@ from volara_expr.geometry import Box
 __all__ = ["InMemory", "StoredArray", "in_memory"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class StoredArray(ArrayNode):
     """An array in a store.
 
@@ -61,7 +61,7 @@ class _Held:
 _HELD: WeakValueDictionary[str, _Held] = WeakValueDictionary()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class InMemory(ArrayNode):
     """A NumPy array. Its content travels beside the expression, not in it: through memory or through the workspace.
 

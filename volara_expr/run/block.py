@@ -7,13 +7,14 @@ its users cut what they asked for. Clipping node by node is what makes chains ex
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import import_module
 from typing import Any
 
-from volara_expr.expr import ArrayNode, Node, Patch, topological
+from volara_expr.expr import ArrayNode, Node, Patch
 from volara_expr.geometry import Box
+from volara_expr.plan.region import Region
 
 __all__ = ["Program", "resolve"]
 
@@ -27,39 +28,15 @@ def resolve(kernel: str) -> Any:
     return getattr(import_module(module), name)
 
 
-class Program:
-    """The order in which the nodes between stored inputs and outputs are computed; made once, used for every block.
+class Program(Region):
+    """A region together with the means to compute it."""
 
-    Parameters
-    ----------
-    roots : sequence of ArrayNode
-        What is asked for.
-    leaves : container of Node
-        Nodes that are read, not computed; nothing behind them is looked at.
-    """
-
-    def __init__(self, roots: Sequence[ArrayNode], leaves: Iterable[Node]) -> None:
-        self.leaves = {id(n): n for n in leaves}
-        order = topological(roots, stop=lambda n: id(n) in self.leaves)
-        self.order = [n for n in order if isinstance(n, ArrayNode)]
+    def __init__(self, roots: Iterable[ArrayNode], leaves: Iterable[Node]) -> None:
+        super().__init__(roots, leaves)
         self.users: dict[int, int] = {}
-        for n in self.order:
-            if id(n) not in self.leaves:
-                for x in n.arrays:
-                    self.users[id(x)] = self.users.get(id(x), 0) + 1
-
-    def demand(self, asked: Mapping[ArrayNode, Box]) -> dict[ArrayNode, Box]:
-        """Return the box needed of every node, leaves included, for the given boxes of the roots."""
-        boxes = {n: b.clip(n.spec.box) for n, b in asked.items()}
-        for node in reversed(self.order):
-            box = boxes.get(node)
-            if box is None or box.empty or id(node) in self.leaves:
-                continue
-            for x, need in zip(node.arrays, node.need(box), strict=True):
-                if need is not None:
-                    need = need.clip(x.spec.box)
-                    boxes[x] = boxes[x].hull(need) if x in boxes else need
-        return boxes
+        for n in self.computed:
+            for x in n.arrays:
+                self.users[id(x)] = self.users.get(id(x), 0) + 1
 
     def evaluate(
         self,

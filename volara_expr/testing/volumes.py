@@ -25,7 +25,7 @@ def cells(
     organelles: bool = True,
     noise: float = 9.0,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
-    """An electron micrograph of neuropil, and the cells in it.
+    """Generate an electron micrograph of neuropil, and the cells in it.
 
     Cells are the Voronoi regions of random tortuous neurites and cell bodies, warped by a smooth field. Membranes are
     2-4 voxels thick, vary in contrast and have gaps; the cytoplasm is textured and holds mitochondria, vesicles and
@@ -56,13 +56,7 @@ def cells(
     # The skeletons are drawn and warped in a larger volume, so that cells at the faces look like all others.
     margin = 16
     regions = _regions(rng, shape, margin, max(2, round(np.prod(np.add(shape, 2 * margin)) / voxels_per_cell)))
-    inside = np.ones(shape, bool)
-    for axis in range(3):
-        differs = np.diff(regions, axis=axis) != 0
-        upper, lower = [slice(None)] * 3, [slice(None)] * 3
-        upper[axis], lower[axis] = slice(1, None), slice(None, -1)
-        inside[tuple(upper)] &= ~differs
-        inside[tuple(lower)] &= ~differs
+    inside = _interior(regions)
     truth, count = ndimage.label(inside, output=np.int32)
     sizes = np.bincount(truth.ravel(), minlength=count + 1)
     kept = (sizes >= 100) & (np.arange(count + 1) > 0)
@@ -79,10 +73,11 @@ def _image(rng: Rng, truth: NDArray[np.uint64], depth: Floats, organelles: bool,
     # Cytoplasm: cloudy, with dark specks (filaments, ribosomes) of two sizes.
     image += 5 * _smooth_noise(rng, shape, 6)
     image -= 16 * np.maximum(_fine_noise(rng, shape, 1.3) - 0.6, 0)
+    (organelle_rng,) = rng.spawn(1)
     if organelles:
-        _draw_reticulum(rng, image, depth)
-        _draw_mitochondria(rng, image, depth)
-        _draw_vesicles(rng, image, depth)
+        _draw_reticulum(organelle_rng, image, depth)
+        _draw_mitochondria(organelle_rng, image, depth)
+        _draw_vesicles(organelle_rng, image, depth)
     width = np.float32(1.1) + np.float32(0.3) * _smooth_noise(rng, shape, 20)
     contrast = np.clip(np.float32(0.92) + np.float32(0.2) * _smooth_noise(rng, shape, 7), 0.1, 1)
     membrane = contrast * np.exp(-0.5 * np.square(depth / np.maximum(width, 0.7)))
@@ -90,7 +85,19 @@ def _image(rng: Rng, truth: NDArray[np.uint64], depth: Floats, organelles: bool,
     image = ndimage.gaussian_filter(image, (0.65, 0.55, 0.55))
     image += noise * np.sqrt(np.maximum(image, 1) / 130) * rng.standard_normal(shape, dtype=np.float32)
     gain, brightness = rng.normal(1, 0.02, (shape[0], 1, 1)), rng.normal(0, 2.5, (shape[0], 1, 1))
-    return np.clip(np.rint((image - 130) * gain + 130 + brightness), 0, 255).astype(np.uint8)
+    raw: NDArray[np.uint8] = np.clip(np.rint((image - 130) * gain + 130 + brightness), 0, 255).astype(np.uint8)
+    return raw
+
+
+def _interior(regions: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Voxels whose six neighbours belong to the same region."""
+    inside = np.ones(regions.shape, bool)
+    for axis in range(3):
+        same = np.moveaxis(np.diff(regions, axis=axis) == 0, axis, 0)
+        along = np.moveaxis(inside, axis, 0)
+        along[1:] &= same
+        along[:-1] &= same
+    return inside
 
 
 def _regions(rng: Rng, shape: Sequence[int], margin: int, count: int) -> NDArray[np.int32]:
@@ -108,7 +115,8 @@ def _regions(rng: Rng, shape: Sequence[int], margin: int, count: int) -> NDArray
         grid = np.arange(margin, n + margin, dtype=np.float32).reshape([-1 if k == axis else 1 for k in range(3)])
         moved = np.rint(grid + 3 * _smooth_noise(rng, shape, 14))
         where.append(np.clip(moved, 0, outer[axis] - 1).astype(np.intp))
-    return regions[tuple(where)]
+    warped: NDArray[np.int32] = regions[tuple(where)]
+    return warped
 
 
 def _neurite(rng: Rng, shape: Sequence[int]) -> NDArray[np.intp]:
@@ -134,7 +142,7 @@ def _neurite(rng: Rng, shape: Sequence[int]) -> NDArray[np.intp]:
 
 
 def _window(centre: NDArray[np.float64], radius: float, shape: Sequence[int]) -> tuple[tuple[slice, ...], list[Floats]]:
-    """The part of a volume around a ball, and its voxels' positions relative to the centre, one array per axis."""
+    """Return the part of a volume around a ball, and its voxels' positions relative to the centre, one array per axis."""
     window = tuple(slice(*np.clip([c - radius, c + radius + 2], 0, n).astype(int)) for c, n in zip(centre, shape, strict=True))
     return window, [(g - c).astype(np.float32) for g, c in zip(np.ogrid[window], centre, strict=True)]
 
@@ -189,15 +197,66 @@ def _smooth_noise(rng: Rng, shape: Sequence[int], scale: float) -> Floats:
     coarse = rng.standard_normal([n // step + 3 for n in shape], dtype=np.float32)
     coarse = ndimage.gaussian_filter(coarse, scale / step / 2, mode="wrap")
     coarse /= coarse.std()
-    fine = ndimage.zoom(coarse, [n * step / n for n in shape], order=1, grid_mode=True, mode="nearest") if step > 1 else coarse
+    fine: Floats = (
+        ndimage.zoom(coarse, [n * step / n for n in shape], order=1, grid_mode=True, mode="nearest") if step > 1 else coarse
+    )
     return fine[tuple(slice(n) for n in shape)]
 
 
 def _fine_noise(rng: Rng, shape: Sequence[int], sigma: float) -> Floats:
+    """Gaussian noise of unit variance, smoothed by `sigma` voxels."""
     noise: Floats = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), sigma)
-    return noise / noise.std()
+    noise /= noise.std()
+    return noise
 
 
 def cells3d_like(seed: int = 0) -> NDArray[np.uint8]:
-    """placeholder"""
-    return np.zeros((2, 60, 256, 256), np.uint8)
+    """Generate a two-channel fluorescence stack of a cell monolayer, a stand-in for `skimage.data.cells3d` divided by 256.
+
+    Parameters
+    ----------
+    seed : int
+        Equal seeds give equal stacks.
+
+    Returns
+    -------
+    uint8 array, (2, 60, 256, 256) : (channel, z, y, x)
+        Channel 0 holds membranes, channel 1 nuclei; voxels are (290, 260, 260) nm. As in the original, nuclei lie above 30
+        and membranes above 10 after smoothing by one voxel, on a darker background.
+    """
+    rng = np.random.default_rng(seed)
+    shape, margin = (60, 256, 256), 32
+    outer = tuple(n + m for n, m in zip(shape, (0, 2 * margin, 2 * margin), strict=True))
+    nuclei = np.zeros(outer, np.int32)
+    bumps = _smooth_noise(rng, outer, 12)
+    for label, (y, x) in enumerate(_spread(rng, outer[1:], 40.0), 1):
+        centre = np.array([rng.normal(29, 1.5), y, x])
+        window, (z, v, u) = _window(centre, 30.0, outer)
+        angle = rng.uniform(0, np.pi)
+        along, across = np.cos(angle) * v + np.sin(angle) * u, np.cos(angle) * u - np.sin(angle) * v
+        long = rng.uniform(17, 21)
+        inside = (z / rng.uniform(9, 12)) ** 2 + (along / long) ** 2 + (across / (0.75 * long)) ** 2 + 0.12 * bumps[window] < 1
+        nuclei[window][inside & (nuclei[window] == 0)] = label
+    nearest = ndimage.distance_transform_edt(nuclei == 0, return_distances=False, return_indices=True)
+    regions = nuclei[tuple(nearest)]
+    z = np.arange(shape[0], dtype=np.float32)[:, None, None]
+    floor, ceiling = 12 + _smooth_noise(rng, outer[1:], 40), 46 + 2 * _smooth_noise(rng, outer[1:], 30)
+    regions[(z < floor) | (z > ceiling)] = 0
+    crop = (slice(None), slice(margin, -margin), slice(margin, -margin))
+    membranes = np.where(_interior(regions[crop]), 0, 85 + 20 * _smooth_noise(rng, shape, 8))
+    brightness = rng.normal(85, 14, int(nuclei.max()) + 1) * (np.arange(nuclei.max() + 1) > 0)
+    chromatin = 1 + 0.14 * _smooth_noise(rng, shape, 5)
+    channels = []
+    for signal, haze in ((membranes, 3.0 * (regions[crop] > 0)), (brightness[nuclei[crop]] * chromatin, 3.0)):
+        blurred = ndimage.gaussian_filter(signal.astype(np.float32), (1.6, 0.9, 0.9)) + haze + 1.0
+        channels.append(rng.poisson(4 * np.maximum(blurred, 0)) / 4)
+    return np.clip(np.rint(channels), 0, 255).astype(np.uint8)
+
+
+def _spread(rng: Rng, shape: Sequence[int], distance: float) -> NDArray[np.float64]:
+    """Random points that keep a distance from each other, in the order drawn."""
+    points = np.empty((0, len(shape)))
+    for point in rng.uniform(0, shape, (2000, len(shape))):
+        if (np.linalg.norm(points - point, axis=1) >= distance).all():
+            points = np.append(points, [point], axis=0)
+    return points

@@ -1,0 +1,349 @@
+"""The region graph: exact merging of the blocks' tables, and the DuckDB file that a user queries.
+
+Parquet is the record; the DuckDB file is made from it and can be made again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+
+from volara_expr.geometry import Roi
+from volara_expr.geometry.space import exact
+from volara_expr.store.files import replacing
+from volara_expr.store.tables import open_table
+
+if TYPE_CHECKING:
+    import networkx
+
+__all__ = ["GraphDB", "build_graph_db", "check_scores", "merge_tables"]
+
+PATH = str | os.PathLike[str]
+BATCH_ROWS = 2**17
+
+
+def merge_tables(
+    parts: Iterable[tuple[PATH, Sequence[int]]],
+    out_path: PATH,
+    *,
+    keys: Sequence[str],
+    sums: Sequence[str],
+    memory_limit_bytes: int,
+    tmp_dir: PATH,
+    threads: int | None = None,
+) -> None:
+    """Add up integer columns of many tables, by key; write one Parquet file sorted by the keys.
+
+    The result is exact, so it is the same for any division of the rows into parts and any order.
+
+    Parameters
+    ----------
+    parts : iterable of (path, row groups)
+        Parquet files and those of their row groups that count.
+    out_path : str or PathLike
+        Columns: the keys (dtype as in the first part; uint64 where there is no part), then the sums as int64.
+    keys, sums : sequence of str
+        Columns. Others are left out.
+    memory_limit_bytes : int
+        DuckDB goes to disk beyond this.
+    tmp_dir : str or PathLike
+        For that.
+    threads : int, optional
+        Default: as many as there are cores.
+
+    Raises
+    ------
+    OSError
+        If a part is missing or damaged.
+    OverflowError
+        If a sum does not fit in 64 bits.
+    """
+    parts = list(parts)
+    wanted = [*keys, *sums]
+    types = dict.fromkeys(keys, pa.uint64()) | dict.fromkeys(sums, pa.int64())
+    if parts:
+        with open_table(parts[0][0]) as file:
+            types = {name: file.schema_arrow.field(name).type for name in wanted}
+    schema = pa.schema(list(types.items()))
+    failures: list[Exception] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            for path, groups in parts:
+                with open_table(path) as file:
+                    yield from file.iter_batches(BATCH_ROWS, row_groups=list(groups), columns=wanted)
+        except Exception as error:  # DuckDB would turn it into a text of its own
+            failures.append(error)
+            raise
+
+    key_list = ", ".join(map(_name, keys))
+    sum_list = "".join(f", CAST(SUM({_name(s)}) AS BIGINT) AS {_name(s)}" for s in sums)
+    settings: dict[str, Any] = {"memory_limit": _mebibytes(memory_limit_bytes), "temp_directory": os.fspath(tmp_dir)}
+    settings |= {"threads": threads} if threads is not None else {}
+    with replacing(os.fspath(out_path)) as temporary, duckdb.connect(config=settings) as connection:
+        connection.register("rows_", pa.RecordBatchReader.from_batches(schema, batches()))
+        try:
+            connection.execute(
+                f"COPY (SELECT {key_list}{sum_list} FROM rows_ GROUP BY {key_list} ORDER BY {key_list}) "
+                f"TO {_text(temporary)} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)"
+            )
+        except duckdb.Error as error:
+            if failures:
+                raise failures[0] from None
+            if isinstance(error, duckdb.ConversionException | duckdb.OutOfRangeException):
+                raise OverflowError(f"a sum in {os.fspath(out_path)} exceeds 64 bits: {error}; use a smaller scale") from error
+            raise
+
+
+def build_graph_db(
+    path: PATH,
+    nodes_parquet: PATH,
+    edges_parquet: PATH,
+    metadata: Mapping[str, object],
+    *,
+    memory_limit_bytes: int | None = None,
+) -> None:
+    """Make the DuckDB file of a region graph from its merged tables; whole or not at all.
+
+    Rows keep their order, by id and by (u, v), which makes box queries fast: DuckDB skips the row groups of other blocks.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        Of the .duckdb file; replaced if it exists.
+    nodes_parquet : str or PathLike
+        Columns `id`, `size` (voxels), `<axis>_sum` (of voxel indices) for each axis in `metadata["axes"]`, and
+        `<name>_sum` for means over the voxels. They become `id`, `size`, `<axis>` (world position of the centre) and `<name>`.
+    edges_parquet : str or PathLike
+        Columns `u`, `v`, and `<name>_sum`, `<name>_count` for each score. They become `u`, `v` and, for each score, `<name>`
+        (the mean; NULL where the count is 0), `<name>_sum`, `<name>_count`.
+    metadata : mapping
+        JSON values. `axes` (names, in order), `voxel_size` and `origin` (numbers or strings of exact decimals; default 1 and 0),
+        `units`, `scales` (what a sum of each score or mean was multiplied by; default 1). All are kept, so are others.
+    memory_limit_bytes : int, optional
+
+    Raises
+    ------
+    OSError
+        If a table is missing or damaged, or the file cannot be written.
+    KeyError
+        If a column is missing.
+    """
+    axes = [str(a) for a in _sequence(metadata, "axes", ())]
+    voxel_size = [float(exact(v)) for v in _sequence(metadata, "voxel_size", [1] * len(axes))]
+    origin = [float(exact(v)) for v in _sequence(metadata, "origin", [0] * len(axes))]
+    scales = metadata.get("scales") or {}
+    if not isinstance(scales, Mapping):
+        raise ValueError(f"metadata 'scales' is {scales!r}; give a mapping from score names to numbers")
+
+    def mean(name: str, count: str) -> str:
+        total = f"CAST({_name(name + '_sum')} AS DOUBLE) / {_double(scales.get(name, 1))}"
+        return f"{total} / NULLIF({count}, 0) AS {_name(name)}"
+
+    node_columns, edge_columns = _columns(nodes_parquet), _columns(edges_parquet)
+    _require(nodes_parquet, node_columns, ["id", "size", *(f"{a}_sum" for a in axes)])
+    nodes = ["CAST(id AS UBIGINT) AS id", "CAST(size AS BIGINT) AS size"]
+    for axis, step, start in zip(axes, voxel_size, origin, strict=True):
+        centre = f"CAST({_name(axis + '_sum')} AS DOUBLE) / size + 0.5"
+        nodes.append(f"{_double(start)} + ({centre}) * {_double(step)} AS {_name(axis)}")
+    nodes += [
+        mean(c[:-4], f"{_name(c[:-4] + '_count')}" if f"{c[:-4]}_count" in node_columns else "size")
+        for c in node_columns
+        if c.endswith("_sum") and c[:-4] not in axes
+    ]
+    scores = [c[:-6] for c in edge_columns if c.endswith("_count")]
+    _require(edges_parquet, edge_columns, ["u", "v", *(f"{s}_sum" for s in scores)])
+    edges = ["CAST(u AS UBIGINT) AS u", "CAST(v AS UBIGINT) AS v"]
+    for score in scores:
+        edges.append(mean(score, _name(f"{score}_count")))
+        edges += [f"CAST({_name(score + end)} AS BIGINT) AS {_name(score + end)}" for end in ("_sum", "_count")]
+
+    settings: dict[str, Any] = {} if memory_limit_bytes is None else {"memory_limit": _mebibytes(memory_limit_bytes)}
+    with replacing(os.fspath(path)) as temporary, duckdb.connect(temporary, config=settings) as connection:
+        for table, columns, source in (("nodes", nodes, nodes_parquet), ("edges", edges, edges_parquet)):
+            connection.execute(
+                f"CREATE TABLE {table} AS SELECT {', '.join(columns)} FROM read_parquet({_text(os.fspath(source))})"
+            )
+        connection.execute("CREATE TABLE metadata (key VARCHAR, value VARCHAR)")
+        for key, value in metadata.items():
+            connection.execute("INSERT INTO metadata VALUES (?, ?)", [key, json.dumps(value)])
+
+
+class GraphDB:
+    """A region graph in a DuckDB file, for reading.
+
+    The file is open only while a query runs: it may be replaced at any time, copied to other machines, and used from several
+    threads and processes.
+
+    Parameters
+    ----------
+    path : str or PathLike
+
+    Attributes
+    ----------
+    path : str
+    metadata : dict
+        What `build_graph_db` was given.
+    scores : tuple of str
+        Names of the edge scores.
+
+    Raises
+    ------
+    FileNotFoundError, OSError
+        If there is no such file, another process writes it, or it is no region graph.
+    """
+
+    def __init__(self, path: PATH) -> None:
+        self.path = os.fspath(path)
+        with _connect(self.path) as connection:
+            try:
+                self.metadata: dict[str, Any] = {
+                    key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM metadata").fetchall()
+                }
+                columns = [row[0] for row in connection.execute("DESCRIBE edges").fetchall()]
+            except duckdb.CatalogException as error:
+                raise OSError(
+                    f"{self.path} is a DuckDB file but no region graph ({error}); write a graph there first"
+                ) from error
+        self.scores = tuple(c[:-6] for c in columns if c.endswith("_count"))
+
+    def sql(self, query: str) -> pa.Table:
+        """Run a query on the tables `nodes`, `edges` and `metadata`.
+
+        Raises
+        ------
+        ValueError
+            If the query is wrong, or gives no rows to return.
+        """
+        return self._run(query)
+
+    def nodes(self, roi: Roi | None = None) -> pa.Table:
+        """Return the nodes, by id; with a Roi, those whose centre lies in it (lower faces included, upper ones not).
+
+        Columns: id, size (voxels), the position along each space axis in world units, means.
+        """
+        return self._run(f"SELECT * FROM nodes{self._within(roi)} ORDER BY id")
+
+    def edges(self, roi: Roi | None = None) -> pa.Table:
+        """Return the edges, by (u, v); with a Roi, those of which at least one end lies in it, as `nodes` has it.
+
+        Columns: u, v (u < v), and for each score its mean, sum and count.
+        """
+        return self._run(f"{self._edge_query(roi)} ORDER BY u, v")
+
+    def to_networkx(self, roi: Roi | None = None) -> networkx.Graph:
+        """Return a graph whose nodes and edges have the columns of the tables as attributes.
+
+        With a Roi, the edges of which at least one end lies in it, with both their ends, and all nodes in it.
+        """
+        import networkx
+
+        edges = self.edges(roi)
+        if roi is None:
+            nodes = self.nodes()
+        else:
+            ends = f"SELECT UNNEST([u, v]) FROM ({self._edge_query(roi)})"
+            nodes = self._run(f"SELECT * FROM nodes{self._within(roi)} OR id IN ({ends}) ORDER BY id")
+        graph = networkx.Graph()
+        graph.add_nodes_from((row.pop("id"), row) for row in nodes.to_pylist())
+        graph.add_edges_from((row.pop("u"), row.pop("v"), row) for row in edges.to_pylist())
+        return graph
+
+    def _run(self, query: str) -> pa.Table:
+        with _connect(self.path) as connection:
+            try:
+                found = connection.sql(query)
+                if found is None:
+                    raise ValueError(f"the query returns no table: {query}; write a SELECT")
+                return found.to_arrow_table()
+            except duckdb.Error as error:
+                raise ValueError(f"{self.path} cannot answer {query!r}: {error}") from error
+
+    def _within(self, roi: Roi | None) -> str:
+        """Return the WHERE clause for a position in the Roi; parenthesised, and empty for None."""
+        if roi is None:
+            return ""
+        axes = self.metadata.get("axes", [])
+        unit = next(iter(self.metadata.get("units") or ()), None)
+        if len(axes) != len(roi.offset):
+            raise ValueError(
+                f"the Roi has {len(roi.offset)} axes, the graph {len(axes)} ({', '.join(axes)}); give one range each"
+            )
+        if roi.unit and unit:
+            roi = roi.to(unit)
+        ranges = (
+            f"{_name(a)} >= {_double(lo)} AND {_name(a)} < {_double(hi)}"
+            for a, lo, hi in zip(axes, roi.offset, roi.end, strict=True)
+        )
+        return f" WHERE ({' AND '.join(ranges)})"
+
+    def _edge_query(self, roi: Roi | None) -> str:
+        if roi is None:
+            return "SELECT * FROM edges"
+        inside = f"(SELECT id FROM nodes{self._within(roi)})"
+        return (  # two scans, each limited to the range of the ids: one scan with OR reads the whole table
+            f"(SELECT * FROM edges WHERE u IN {inside} UNION ALL SELECT * FROM edges WHERE v IN {inside} AND u NOT IN {inside})"
+        )
+
+
+def check_scores(names: Iterable[str], available: Sequence[str]) -> None:
+    """Raise a KeyError that lists the scores there are if one of `names` is not among them."""
+    unknown = [n for n in names if n not in available]
+    if unknown:
+        raise KeyError(f"no score {', '.join(map(repr, unknown))}; the graph has {', '.join(map(repr, available)) or 'none'}")
+
+
+@contextmanager
+def _connect(path: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"no region graph at {path}; write the graph there first, or check the path")
+    try:
+        connection = duckdb.connect(path, read_only=True)
+    except duckdb.Error as error:
+        if "lock" in str(error):
+            raise OSError(
+                f"{path} is being written by another process: {error}; wait until it is done, or read the Parquet tables beside it"
+            ) from error
+        raise OSError(f"cannot open {path}: {error}; build it again from the Parquet tables beside it") from error
+    with connection:
+        yield connection
+
+
+def _columns(path: PATH) -> list[str]:
+    with open_table(path) as file:
+        return list(file.schema_arrow.names)
+
+
+def _require(path: PATH, columns: Sequence[str], needed: Sequence[str]) -> None:
+    lacking = [c for c in needed if c not in columns]
+    if lacking:
+        raise KeyError(f"{os.fspath(path)} has no column {', '.join(lacking)}; it has {', '.join(columns)}")
+
+
+def _sequence(metadata: Mapping[str, object], key: str, default: Sequence[Any]) -> Sequence[Any]:
+    value = metadata.get(key, default)
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"metadata {key!r} is {value!r}; give one entry per axis")
+    return value
+
+
+def _mebibytes(size_bytes: int) -> str:
+    return f"{max(1, size_bytes >> 20)}MiB"
+
+
+def _name(identifier: str) -> str:
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _double(value: Any) -> str:
+    return f"CAST('{float(value)!r}' AS DOUBLE)"

@@ -12,6 +12,8 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+import numpy as np
+
 from volara_expr.expr import ArrayNode, Node, Patch
 from volara_expr.geometry import Box
 from volara_expr.plan.region import Region
@@ -64,7 +66,9 @@ class Program(Region):
             box = boxes.get(node)
             if box is None:
                 continue
-            if id(node) in self.leaves:
+            if box.empty:
+                patch = Patch(box, np.empty(box.shape, node.spec.dtype))
+            elif id(node) in self.leaves:
                 patch = Patch(box, read(node, box))
             else:
                 patch = compute(node, box, patches, tables)

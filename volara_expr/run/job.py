@@ -1,0 +1,405 @@
+"""Stages as jobs: what an executor runs. A job is a file's worth of plain data until `setup` opens what it names."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from executors.protocol import Resources, job_file
+from volara_expr.expr import ArrayNode, BlockTable, GlobalTable, Node, TableNode, unpack
+from volara_expr.expr.node import Packed
+from volara_expr.geometry import Box
+from volara_expr.geometry.grid import BlockGrid
+from volara_expr.kernels.fused import plain
+from volara_expr.ops.sources import InMemory, StoredArray
+from volara_expr.plan.blocks import Demand, demands
+from volara_expr.plan.targets import Target
+from volara_expr.run.block import Program, resolve
+from volara_expr.run.ledger import LedgerWriter
+from volara_expr.run.places import Place
+from volara_expr.run.tables import TableFiles, leaf_table
+from volara_expr.store import Arrays
+
+__all__ = ["BlockError", "BlockJob", "MemoryResult", "Record", "TableJob"]
+
+
+class BlockError(RuntimeError):
+    """A block that could not be computed: which, where, why and what to do."""
+
+
+class MemoryResult:
+    """An array that is filled in memory instead of in a store; only for executors that run in this process."""
+
+    def __init__(self, node: ArrayNode) -> None:
+        self.box = node.spec.box
+        self.data: npt.NDArray[Any] = np.zeros(node.spec.shape, node.spec.dtype)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(
+            "a result in memory cannot leave this process; give compute() an executor that runs in it, or write() instead"
+        )
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a block reports.
+
+    Attributes
+    ----------
+    voxels : int
+        Of the execution block.
+    read_s, compute_s, write_s : float
+        Waiting for reads, computing, and writing.
+    """
+
+    voxels: int
+    read_s: float
+    compute_s: float
+    write_s: float
+
+
+@dataclass
+class _Work:
+    block: int
+    reads: list[tuple[Demand, dict[ArrayNode, Box], dict[int, Any]]]
+
+
+@dataclass
+class _Result:
+    block: int
+    arrays: list[tuple[int, Box, npt.NDArray[Any]]]
+    rows: dict[int, list[tuple[int, Mapping[str, npt.NDArray[Any]]]]]
+    read_s: float
+    compute_s: float
+
+
+@dataclass
+class _Base:
+    """What both kinds of job share.
+
+    Attributes
+    ----------
+    packed : list
+        The nodes, flat.
+    stored : list of str
+        Digests of the nodes that the job stores, in the plan's order.
+    places : dict
+        Where each stored node lies, by digest: those the job stores, and those that it reads.
+    """
+
+    key: str
+    name: str
+    needs: tuple[str, ...]
+    resources: Resources
+    folder: str
+    packed: Packed
+    stored: list[str]
+    places: dict[str, Place]
+    cache_bytes: int
+    n_blocks: int = 1
+
+    def nodes(self) -> dict[str, Node]:
+        """Rebuild the nodes, by digest."""
+        return {n.digest: n for n in unpack(self.packed)}
+
+    def describe(self, i: int) -> str:
+        """Say where block `i` lies and how to run it alone."""
+        return f"{self.where(i)}\nrun it alone: python -m executors.worker {job_file(self)} {i}"
+
+    def where(self, i: int) -> str:
+        """Say where block `i` lies."""
+        return f"{self.name}, block {i}"
+
+    def finish(self) -> None:
+        """Check that every write unit of every output is recorded."""
+        for digest in self.stored:
+            place = self.places.get(digest)
+            if place is not None and not place.complete():
+                raise BlockError(
+                    f"{self.name}: the ledger {place.folder} lacks blocks although none failed; was the output changed or deleted "
+                    "while the run was going on? Run the same line again"
+                )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
+
+
+@dataclass
+class BlockJob(_Base):
+    """A stage that runs block by block.
+
+    Attributes
+    ----------
+    grid : BlockGrid
+        The execution grid, along the axes of the first target's frame.
+    results : dict
+        For arrays handed over in memory, by digest.
+    """
+
+    grid: BlockGrid = field(default_factory=lambda: BlockGrid(Box((0,), (1,)), (1,), (0,)))
+    results: dict[str, MemoryResult] = field(default_factory=dict)
+
+    def where(self, i: int) -> str:
+        """Say where block `i` lies."""
+        return f"{self.name}, block {i} of {self.n_blocks}: voxels {self.grid.box(i)}"
+
+    def pending(self) -> Iterator[range]:
+        """Ranges of blocks of which some write unit is not recorded."""
+        nodes = self.nodes()
+        checks = []
+        for digest in self.stored:
+            if digest in self.results:
+                yield range(self.n_blocks)
+                return
+            place = self.places[digest]
+            done = place.ledger.done()
+            if done is None:
+                yield range(self.n_blocks)
+                return
+            if not done.all():
+                checks.append((Target(nodes[digest], ""), place, done))
+        if not checks:
+            return
+        start = None
+        for i in range(self.n_blocks):
+            block = self.grid.box(i)
+            open_ = any(not done[units(target, place, block).slices((0,) * done.ndim)].all() for target, place, done in checks)
+            if open_ and start is None:
+                start = i
+            elif not open_ and start is not None:
+                yield range(start, i)
+                start = None
+        if start is not None:
+            yield range(start, self.n_blocks)
+
+    def setup(self, device: str) -> None:
+        """Open stores and tables."""
+        nodes = self.nodes()
+        self._targets = [Target(nodes[d], "") for d in self.stored]
+        stored = {id(t.node) for t in self._targets}
+        leaves = [n for d, n in nodes.items() if d in self.places and id(n) not in stored]
+        roots: list[ArrayNode] = []
+        for t in self._targets:
+            roots += [t.node] if isinstance(t.node, ArrayNode) else t.node.arrays
+        self._program = Program(dict.fromkeys(roots), leaves)
+        self._arrays = Arrays(self.cache_bytes, threads=max(1, self.resources.cpus))
+        self._tables: dict[int, Any] = {}
+        self._worker = f"{socket.gethostname()}-{os.getpid()}"
+        self._logs: dict[str, LedgerWriter] = {}
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close ledgers and stores."""
+        if not hasattr(self, "_logs"):
+            return
+        try:
+            for log in self._logs.values():
+                log.close()
+        finally:
+            self._arrays.close()
+            for name in [k for k in self.__dict__ if k.startswith("_")]:
+                del self.__dict__[name]
+
+    def _table(self, node: Node) -> Any:
+        if id(node) not in self._tables:
+            assert isinstance(node, TableNode)
+            self._tables[id(node)] = open_table(node, self.places.get(node.digest))
+        return self._tables[id(node)]
+
+    def read(self, i: int) -> _Work:
+        """Start all reads of a block."""
+        reads = []
+        for demand in demands(self._targets, self.grid.box(i)):
+            boxes = self._program.demand(demand.boxes)
+            pending = {id(n): self._start(n, boxes[n]) for n in self._program.leaves.values() if n in boxes}
+            reads.append((demand, boxes, pending))
+        return _Work(i, reads)
+
+    def _start(self, node: ArrayNode, box: Box) -> Any:
+        place = self.places.get(node.digest)
+        if place is not None:
+            return self._arrays.read(place.url, box.shift(tuple(-v for v in place.lo)))
+        if isinstance(node, InMemory):
+            data = node.data
+            if data is None:
+                raise BlockError(f"the NumPy array {node.content[:8]} was not shipped to this process")
+            return data[box.slices(node.spec.box.lo)]
+        if isinstance(node, StoredArray):
+            return self._arrays.read(node.url, box.shift(tuple(-v for v in node.spec.box.lo)))
+        return None  # a source that makes its voxels itself
+
+    def compute(self, work: _Work) -> _Result:
+        """Wait for the reads and evaluate the region."""
+        started = time.perf_counter()
+        waited = 0.0
+        arrays: list[tuple[int, Box, npt.NDArray[Any]]] = []
+        rows: dict[int, list[tuple[int, Any]]] = {}
+        slabs: dict[tuple[int, int], list[Any]] = {}
+        block = self.grid.box(work.block)
+        for demand, boxes, pending in work.reads:
+            t0 = time.perf_counter()
+            data = {k: p.result() if hasattr(p, "result") else p for k, p in pending.items()}
+            pending.clear()
+            waited += time.perf_counter() - t0
+
+            def read(node: ArrayNode, box: Box, data: dict[int, Any] = data) -> Any:
+                return data.pop(id(node))
+
+            try:
+                patches = self._program.evaluate(boxes, read, self._table, demand.boxes)
+            except Exception as e:
+                e.add_note(f"in {self.where(work.block)}")
+                raise
+            for k in demand.targets:
+                node = self._targets[k].node
+                if isinstance(node, ArrayNode):
+                    frame = self._targets[k].frame
+                    assert frame is not None
+                    patch = patches[node].cut(frame.full(block))
+                    arrays.append((k, patch.box, np.ascontiguousarray(plain(patch.data), node.spec.dtype)))
+                elif demand.cell is not None:
+                    assert isinstance(node, BlockTable)
+                    slabs.setdefault((k, demand.cell), []).append([patches[x] for x in node.arrays])
+        for k, target in enumerate(self._targets):
+            node = target.node
+            if not isinstance(node, BlockTable):
+                continue
+            assert target.frame is not None
+            made = rows.setdefault(k, [])
+            joint = next((d for d, _, _ in work.reads if k in d.targets and d.cell is None), None)
+            for index, cell in node.cells.blocks(target.frame.full(block)):
+                number = node.cells.number(index)
+                if joint is not None:
+                    (need,) = node.demands(cell)
+                    parts = [
+                        [patches[x].cut(b.clip(x.spec.box)) for x, b in zip(node.arrays, need, strict=True) if b is not None]
+                    ]
+                else:
+                    parts = slabs.get((k, number), [])
+                tables = [self._table(t) for t in node.tables]
+                try:
+                    made.append((number, node.rows(resolve(node.kernel), cell, parts, tables)))
+                except Exception as e:
+                    e.add_note(f"in {self.where(work.block)}, {node.label}, cell {cell}")
+                    raise
+        return _Result(work.block, arrays, rows, waited, time.perf_counter() - started - waited)
+
+    def write(self, result: _Result) -> Record:
+        """Write arrays and rows, wait until they are stored, then record them."""
+        t0 = time.perf_counter()
+        block = self.grid.box(result.block)
+        writes = []
+        for k, box, data in result.arrays:
+            digest = self.stored[k]
+            if digest in self.results:
+                memory = self.results[digest]
+                memory.data[box.slices(memory.box.lo)] = data
+            else:
+                place = self.places[digest]
+                writes.append(self._arrays.write(place.url, box.shift(tuple(-v for v in place.lo)), data))
+        parts: dict[int, int] = {}
+        for k, made in result.rows.items():
+            from volara_expr.store.tables import write_part
+
+            log = self._log(self.stored[k])
+            parts[k] = log.parts
+            write_part(log.next_part(), [rows for _, rows in made])
+        for w in writes:
+            w.result()
+        for k, target in enumerate(self._targets):
+            digest = self.stored[k]
+            if digest in self.results:
+                continue
+            if k in parts:
+                cells = self.places[digest].grid
+                entries = [(unit_box(cells.index(number)), g) for g, (number, _) in enumerate(result.rows[k])]
+                self._log(digest).append(entries, parts[k])
+            else:
+                self._log(digest).append([(units(target, self.places[digest], block), 0)])
+        return Record(block.size, result.read_s, result.compute_s, time.perf_counter() - t0)
+
+    def _log(self, digest: str) -> LedgerWriter:
+        with self._lock:
+            if digest not in self._logs:
+                self._logs[digest] = self.places[digest].ledger.writer(self._worker)
+            return self._logs[digest]
+
+
+def open_table(node: TableNode, place: Place | None) -> TableFiles:
+    """Open a table: one that a stage made, or one that was given."""
+    table = leaf_table(node)
+    if table is not None:
+        return table
+    if place is None:
+        raise BlockError(f"the table {node.label} ({node.digest[:8]}) was not made by any stage")
+    if place.kind == "rows":
+        return TableFiles(parts=place.ledger.groups(), columns=node.columns)
+    return TableFiles(path=place.url, columns=node.columns)
+
+
+def unit_box(index: tuple[int, ...]) -> Box:
+    """Return the box of one unit."""
+    return Box(index, tuple(i + 1 for i in index))
+
+
+def units(target: Target, place: Place, block: Box) -> Box:
+    """Return the write units that a block of the target's frame covers."""
+    assert target.frame is not None
+    ranges = place.grid.covering(target.frame.full(block))
+    return Box(tuple(r.start for r in ranges), tuple(r.stop for r in ranges))
+
+
+@dataclass
+class TableJob(_Base):
+    """A stage that makes one table at once from whole tables.
+
+    Attributes
+    ----------
+    memory_bytes : int
+        What the step may use.
+    """
+
+    memory_bytes: int = 0
+
+    def pending(self) -> Iterator[range]:
+        """Yield the one block, unless the table is there."""
+        if not self.places[self.stored[0]].complete():
+            yield range(1)
+
+    def setup(self, device: str) -> None:
+        """Nothing is kept open."""
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def read(self, i: int) -> None:
+        """Tables are read by the step itself."""
+
+    def compute(self, work: None) -> tuple[float, Node]:
+        """Make the table."""
+        started = time.perf_counter()
+        node = self.nodes()[self.stored[0]]
+        assert isinstance(node, GlobalTable)
+        place = self.places[node.digest]
+        os.makedirs(os.path.dirname(place.url), exist_ok=True)
+        tables = [open_table(t, self.places.get(t.digest)) for t in node.tables]
+        node.run(resolve(node.kernel), tables, place.url, self.memory_bytes)
+        return time.perf_counter() - started, node
+
+    def write(self, result: tuple[float, Node]) -> Record:
+        """Record the table."""
+        place = self.places[self.stored[0]]
+        log = place.ledger.writer(f"{socket.gethostname()}-{os.getpid()}")
+        try:
+            log.append([(unit_box((0,)), 0)])
+        finally:
+            log.close()
+        return Record(0, 0.0, result[0], 0.0)

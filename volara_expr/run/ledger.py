@@ -1,0 +1,312 @@
+"""The record of what is finished: append-only, one file per worker, beside the data.
+
+A ledger belongs to one stored node. Its folder holds `node.json` (what is stored, and the *incarnation* that the store must
+also carry, so that a deleted or replaced output never counts as done) and `done/<worker>.log`: a header, then records of fixed
+size in **write units**, so that a run with another grid, executor or memory budget continues it.
+
+A record is appended after the data it speaks of was handed to the file system. Every few seconds, and when the worker closes
+the log, everything is forced to disk and a *sync mark* appended. Records behind the last mark count as long as the machine that
+wrote them has not been restarted since; so killing processes loses nothing, and a power cut loses a few seconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import socket
+import struct
+import time
+import uuid
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from volara_expr.geometry import Box
+from volara_expr.geometry.grid import BlockGrid
+
+__all__ = ["Entry", "Ledger", "LedgerError", "LedgerWriter"]
+
+MAGIC = b"VXLEDGR1"
+HEADER = struct.Struct("<8sHH16s36s")  # magic, axes, record size, incarnation, boot id
+SYNC_SECONDS = 5.0
+SYNC_MARK = 0xFFFFFFFF
+PART_NONE = 0xFFFFFFFE
+
+
+class LedgerError(RuntimeError):
+    """A ledger that cannot be trusted. Never read as "done", never as "nothing done"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A finished box of write units.
+
+    Attributes
+    ----------
+    units : Box
+        In units of the ledger's grid.
+    part : str
+        File that holds the rows, for tables; empty for arrays.
+    group : int
+        Row group in that file.
+    """
+
+    units: Box
+    part: str = ""
+    group: int = 0
+
+
+def record_struct(ndim: int) -> struct.Struct:
+    """Return the layout of a record: lower and upper unit index per axis, part number, row group, checksum."""
+    return struct.Struct(f"<{2 * ndim}qIII")
+
+
+@cache
+def boot_id() -> str:
+    """Return an identity of this machine since its last start."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return f"{socket.gethostname()}-unknown"[:36].ljust(36)
+
+
+def force_to_disk(folder: str) -> None:
+    """Force everything written to the file system of `folder` to disk."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if not hasattr(libc, "syncfs"):
+            os.sync()
+        elif libc.syncfs(fd):
+            code = ctypes.get_errno()
+            raise OSError(code, f"data could not be forced to disk: {os.strerror(code)}", folder)
+    finally:
+        os.close(fd)
+
+
+class Ledger:
+    """The ledger of one stored node.
+
+    Parameters
+    ----------
+    folder : path
+    grid : BlockGrid
+        The grid of write units. For a node without blocks, a grid of one block.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], grid: BlockGrid) -> None:
+        self.folder = Path(folder)
+        self.grid = grid
+
+    @property
+    def ndim(self) -> int:
+        """Axes of the unit grid."""
+        return len(self.grid.block)
+
+    # --- identity -------------------------------------------------------------------------------------------------------
+
+    def describe(self) -> dict[str, Any] | None:
+        """Return the content of node.json, or None where there is no ledger yet."""
+        path = self.folder / "node.json"
+        try:
+            text = path.read_text()
+        except FileNotFoundError:
+            return None
+        try:
+            content: dict[str, Any] = json.loads(text)
+            _ = content["incarnation"]
+        except (ValueError, KeyError) as e:
+            raise LedgerError(
+                f"the ledger {path} cannot be read ({e}); it neither proves nor disproves that work is done. "
+                f"Delete the folder {self.folder} to compute this output again"
+            ) from e
+        return content
+
+    def create(self, about: Mapping[str, Any]) -> str:
+        """Start a ledger, or join the one that another driver has just started; returns the incarnation."""
+        (self.folder / "done").mkdir(parents=True, exist_ok=True)
+        content = {**about, "incarnation": uuid.uuid4().hex, "unit": list(self.grid.block), "origin": list(self.grid.origin)}
+        temporary = self.folder / f"node.json.{uuid.uuid4().hex[:8]}"
+        temporary.write_text(json.dumps(content, indent=1, default=str))
+        try:
+            os.link(temporary, self.folder / "node.json")  # fails where a rename would replace another driver's
+        except FileExistsError:
+            found = self.describe()
+            assert found is not None
+            return str(found["incarnation"])
+        finally:
+            temporary.unlink()
+        return str(content["incarnation"])
+
+    def discard(self) -> None:
+        """Forget everything."""
+        if self.folder.exists():
+            trash = self.folder.with_name(f"{self.folder.name}.{uuid.uuid4().hex[:8]}.trash")
+            self.folder.rename(trash)
+            shutil.rmtree(trash)
+
+    # --- reading --------------------------------------------------------------------------------------------------------
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield every trusted record, file by file in order of their names.
+
+        Raises
+        ------
+        LedgerError
+            For a file that is damaged anywhere but in a record that was cut short at its end.
+        """
+        about = self.describe()
+        if about is None:
+            return
+        for path in sorted((self.folder / "done").glob("*.log")):
+            yield from self._read(path, str(about["incarnation"]))
+
+    def _read(self, path: Path, incarnation: str) -> Iterator[Entry]:
+        raw = path.read_bytes()
+        if len(raw) < HEADER.size:  # the worker died while it made the file
+            return
+        magic, ndim, size, made, boot = HEADER.unpack_from(raw)
+        record = record_struct(self.ndim)
+        if magic != MAGIC or ndim != self.ndim or size != record.size:
+            raise LedgerError(self._damaged(path, "its header is not that of a ledger"))
+        if made.hex() != incarnation:
+            return  # written for an output that has been replaced since
+        body = raw[HEADER.size :]
+        whole = len(body) // record.size
+        trusted: list[Entry] = []
+        fresh: list[Entry] = []
+        for k in range(whole):
+            values = record.unpack_from(body, k * record.size)
+            if zlib.crc32(body[k * record.size : (k + 1) * record.size - 4]) != values[-1]:
+                raise LedgerError(self._damaged(path, f"record {k} fails its checksum"))
+            lo, hi, part, group = values[:ndim], values[ndim : 2 * ndim], values[-3], values[-2]
+            if part == SYNC_MARK:
+                trusted += fresh
+                fresh = []
+            else:
+                name = "" if part == PART_NONE else part_name(path.stem, part)
+                fresh.append(Entry(Box(tuple(lo), tuple(hi)), name, group))
+        yield from trusted
+        if boot.decode() == boot_id():
+            yield from fresh
+
+    def _damaged(self, path: Path, what: str) -> str:
+        return (
+            f"the ledger {path} is damaged: {what}. It neither proves nor disproves that work is done. "
+            f"Delete the folder {self.folder} to compute this output again"
+        )
+
+    def done(self) -> npt.NDArray[np.bool_] | None:
+        """Return which units are finished, over the unit grid; None where nothing is."""
+        done: npt.NDArray[np.bool_] | None = None
+        parts: dict[str, bool] = {}
+        for e in self.entries():
+            if e.part and not parts.setdefault(e.part, (self.folder / e.part).exists()):
+                continue  # its rows are gone
+            if done is None:
+                done = np.zeros(self.grid.shape, bool)
+            done[e.units.slices((0,) * self.ndim)] = True
+        return done
+
+    def complete(self) -> bool:
+        """Whether every unit is finished."""
+        done = self.done()
+        return done is not None and bool(done.all())
+
+    def groups(self) -> list[tuple[str, list[int]]]:
+        """Return the row groups that count, as (file, groups), each cell once, in the order of the cells' index."""
+        rows: dict[tuple[int, ...], tuple[str, int]] = {}
+        for e in self.entries():
+            if e.part and (self.folder / e.part).exists():
+                rows.setdefault(e.units.lo, (e.part, e.group))
+        out: list[tuple[str, list[int]]] = []
+        for cell in sorted(rows):
+            part, group = rows[cell]
+            path = str(self.folder / part)
+            if out and out[-1][0] == path:
+                out[-1][1].append(group)
+            else:
+                out.append((path, [group]))
+        return out
+
+    def writer(self, worker: str) -> LedgerWriter:
+        """Open this process's own log."""
+        about = self.describe()
+        if about is None:
+            raise LedgerError(f"there is no ledger at {self.folder}; was the output deleted while the run was going on?")
+        return LedgerWriter(self, worker, str(about["incarnation"]))
+
+
+def part_name(worker: str, number: int) -> str:
+    """Return the file, within the ledger's folder, of a worker's part of a table."""
+    return f"parts/{worker}-{number}.parquet"
+
+
+class LedgerWriter:
+    """Appends to the log of one worker.
+
+    The file is made with the first record, so that a worker that finishes nothing leaves nothing.
+    """
+
+    def __init__(self, ledger: Ledger, worker: str, incarnation: str) -> None:
+        self.ledger = ledger
+        self.worker = f"{worker}-{uuid.uuid4().hex[:6]}"
+        self.incarnation = incarnation
+        self.parts = 0
+        self.record = record_struct(ledger.ndim)
+        self.synced = time.monotonic()
+        self.fd: int | None = None
+
+    def next_part(self) -> str:
+        """Return the path of a new part of the table; its rows do not exist until `append` names it."""
+        path = self.ledger.folder / part_name(self.worker, self.parts)
+        path.parent.mkdir(exist_ok=True)
+        self.parts += 1
+        return str(path)
+
+    def append(self, entries: Iterable[tuple[Box, int]], part: int | None = None) -> None:
+        """Record finished boxes of units, each with its row group, in one write; `part` numbers the file, newest last."""
+        raw = b"".join(self._pack(units, PART_NONE if part is None else part, group) for units, group in entries)
+        if self.fd is None:
+            path = self.ledger.folder / "done" / f"{self.worker}.log"
+            self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+            head = HEADER.pack(
+                MAGIC, self.ledger.ndim, self.record.size, bytes.fromhex(self.incarnation), boot_id().encode()[:36].ljust(36)
+            )
+            raw = head + raw
+        written = os.write(self.fd, raw)
+        if written != len(raw):
+            raise OSError(28, f"the ledger took {written} of {len(raw)} bytes; the disk is full", str(self.ledger.folder))
+        if time.monotonic() - self.synced > SYNC_SECONDS:
+            self.sync()
+
+    def _pack(self, units: Box, part: int, group: int) -> bytes:
+        body = self.record.pack(*units.lo, *units.hi, part, group, 0)[:-4]
+        return body + struct.pack("<I", zlib.crc32(body))
+
+    def sync(self) -> None:
+        """Force all data to disk, then say so."""
+        if self.fd is None:
+            return
+        force_to_disk(str(self.ledger.folder))
+        zero = (0,) * self.ledger.ndim
+        os.write(self.fd, self._pack(Box(zero, zero), SYNC_MARK, 0))
+        os.fsync(self.fd)
+        self.synced = time.monotonic()
+
+    def close(self) -> None:
+        """Sync and close."""
+        if self.fd is not None:
+            try:
+                self.sync()
+            finally:
+                os.close(self.fd)
+                self.fd = None

@@ -1,0 +1,171 @@
+"""What a run tells while it goes on, and what it has to say at the end."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from executors.protocol import Event
+
+__all__ = ["Progress", "StageReport", "table"]
+
+logger = logging.getLogger("volara_expr")
+Mode = bool | Literal["bar", "lines"]
+LINE_SECONDS = 30.0
+
+
+@dataclass
+class StageReport:
+    """What a stage took.
+
+    Attributes
+    ----------
+    name : str
+    blocks, failed, lost : int
+        Blocks done; attempts that failed; attempts lost with their worker.
+    voxels : int
+    seconds : float
+        Wall time.
+    read_s, compute_s, write_s : float
+        Summed over workers.
+    peak_bytes : int
+        Highest resident memory of any worker so far.
+    """
+
+    name: str
+    total: int = 0
+    blocks: int = 0
+    failed: int = 0
+    lost: int = 0
+    voxels: int = 0
+    seconds: float = 0.0
+    read_s: float = 0.0
+    compute_s: float = 0.0
+    write_s: float = 0.0
+    peak_bytes: int = 0
+    started: float = field(default=0.0, repr=False)
+
+    @property
+    def mvoxels_per_s(self) -> float:
+        """Millions of voxels of output per second of wall time."""
+        return self.voxels / 1e6 / self.seconds if self.seconds else 0.0
+
+
+class Progress:
+    """Turns events into reports, and into a bar (terminal, notebook) or plain lines (files, SLURM logs).
+
+    Parameters
+    ----------
+    names : dict
+        Name of each job by its key, in the order in which they run.
+    mode : bool or {"bar", "lines"}
+        True chooses: a bar where there is a terminal or a notebook, else lines.
+    """
+
+    def __init__(self, names: dict[str, str], mode: Mode) -> None:
+        self.reports = {key: StageReport(name) for key, name in names.items()}
+        self.mode: Literal["bar", "lines", "none"]
+        if mode is True:
+            self.mode = "bar" if sys.stderr.isatty() or in_notebook() else "lines"
+        else:
+            self.mode = mode or "none"
+        self._bar: Any = None
+        self._last = time.monotonic()
+        self._lock = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        """Take an event of the executor."""
+        with self._lock:
+            report = self.reports[event.job]
+            now = time.perf_counter()
+            if event.kind == "job_started":
+                report.total, report.started = event.total, now
+                self._open(report)
+            elif event.kind == "done":
+                report.blocks += 1
+                report.peak_bytes = max(report.peak_bytes, event.peak_bytes)
+                report.seconds = now - report.started
+                if event.record is not None:
+                    report.voxels += event.record.voxels
+                    report.read_s += event.record.read_s
+                    report.compute_s += event.record.compute_s
+                    report.write_s += event.record.write_s
+                self._advance(report)
+            elif event.kind in ("failed", "lost"):
+                if event.kind == "failed":
+                    report.failed += 1
+                else:
+                    report.lost += 1
+                last = event.message.strip().splitlines()[-1] if event.message.strip() else "its worker died"
+                logger.warning("%s, block %s, attempt %d %s: %s", report.name, event.block, event.attempt, event.kind, last)
+            elif event.kind == "job_done":
+                if report.started:
+                    report.seconds = now - report.started
+                self._close(report)
+
+    def _open(self, report: StageReport) -> None:
+        if self.mode == "bar":
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=report.total, desc=report.name, unit="block", dynamic_ncols=True, leave=True)
+
+    def _advance(self, report: StageReport) -> None:
+        if self._bar is not None:
+            self._bar.update(1)
+        elif self.mode == "lines" and time.monotonic() - self._last > LINE_SECONDS:
+            self._line(report)
+
+    def _close(self, report: StageReport) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        elif self.mode == "lines" and report.total:
+            self._line(report)
+
+    def _line(self, report: StageReport) -> None:
+        self._last = time.monotonic()
+        rate = report.blocks / report.seconds if report.seconds else 0.0
+        left = (report.total - report.blocks) / rate if rate else 0.0
+        ahead = f", {clock(left)} left" if report.blocks < report.total else f" in {clock(report.seconds)}"
+        print(f"{report.name}: {report.blocks}/{report.total} blocks, {rate:.3g}/s{ahead}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """End an open bar, also after an interruption."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def in_notebook() -> bool:
+    """Whether this runs in a Jupyter kernel."""
+    shell: Callable[[], Any] | None = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return shell is not None and type(shell()).__name__ == "ZMQInteractiveShell"
+
+
+def clock(seconds: float) -> str:
+    """Return "3.2 s" or "1:02:03"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{s:02}" if hours else f"{minutes}:{s:02}"
+
+
+def table(reports: list[StageReport]) -> str:
+    """Return the reports as a text table."""
+    width = max([len(r.name) for r in reports] + [5])
+    lines = [
+        f"{'stage':<{width}} {'blocks':>7} {'wall s':>7} {'Mvox/s':>7} {'read s':>7} {'comp. s':>7} {'write s':>7} {'peak MB':>8}"
+    ]
+    for r in reports:
+        rate = f"{r.mvoxels_per_s:7.2f}" if r.voxels else f"{'-':>7}"
+        lines.append(
+            f"{r.name:<{width}} {r.blocks:>7} {r.seconds:>7.2f} {rate} {r.read_s:>7.2f} {r.compute_s:>7.2f} {r.write_s:>7.2f} "
+            f"{r.peak_bytes / 1e6:>8.0f}"
+        )
+    return "\n".join(lines)

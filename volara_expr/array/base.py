@@ -42,5 +42,6 @@ def operand_of(value: Any) -> ArrayNode | bool | int | float | complex | np.gene
     if isinstance(value, (bool, int, float, complex, np.generic)):
         return value
     if isinstance(value, np.ndarray) and value.ndim == 0:
-        return value.dtype.type(value)
+        scalar: np.generic = value.dtype.type(value)
+        return scalar
     return node_of(value)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from volara_expr.array.base import Handle
+from volara_expr.array.pointwise import Pointwise
 from volara_expr.expr.node import ArrayNode
 
 __all__ = ["Array"]
 
 
-class Array(Handle):
+class Array(Pointwise):
     """A lazy array."""
 
     __slots__ = ("__weakref__",)

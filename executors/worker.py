@@ -1,0 +1,284 @@
+"""What runs blocks: the loop that overlaps reading, computing and writing, and the body of a worker process.
+
+``python -m executors.worker JOB_FILE BLOCK...`` runs single blocks in the foreground, with the full traceback: the one-line
+reproducer of a block that failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import faulthandler
+import os
+import pickle
+import queue
+import resource
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import dill
+
+from executors.protocol import Event, Job
+
+__all__ = ["READY", "load_job", "main", "peak_rss_bytes", "run_blocks", "save_job", "serve"]
+
+READY = b""
+"""What a worker process sends once a job is set up; every other message is a pickled `Event`."""
+
+
+def save_job(job: Job, path: Path) -> None:
+    """Write a job to a file with all that it refers to in the user's script, lambdas and closures included.
+
+    The file appears whole or not at all. Its folder is made where it is missing.
+
+    Raises
+    ------
+    TypeError
+        The job refers to something that cannot be pickled; the cause says what.
+    """
+    try:
+        data = dill.dumps(job, recurse=True)
+    except Exception as error:
+        raise TypeError(
+            f"job {job.name!r} cannot go to another process: {error}. Make what it refers to inside the function that uses it "
+            "(open files, locks, connections), or run it with Serial()"
+        ) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+def load_job(path: Path) -> Job:
+    """Read a job that `save_job` wrote. Unpickling runs code: load only files that you trust."""
+    job: Job = dill.loads(Path(path).read_bytes())
+    return job
+
+
+def peak_rss_bytes() -> int:
+    """Peak resident memory of this process, in bytes.
+
+    Linux hands ``ru_maxrss`` of a parent down to the programs that it starts, so a small worker of a large driver would report
+    the driver's peak; ``VmHWM`` is the process's own.
+    """
+    try:
+        status = Path("/proc/self/status").read_bytes()
+        return int(status.split(b"VmHWM:", 1)[1].split(maxsplit=1)[0]) * 1024
+    except (OSError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+@dataclass
+class _Read:
+    """A block whose read has begun, or failed to begin with a traceback."""
+
+    block: int
+    work: Any = None
+    error: str = ""
+
+
+def run_blocks(job: Job, blocks: Iterable[int | None], emit: Callable[[Event], None]) -> None:
+    """Run blocks of a job that is set up, overlapping the read of the next and the write of the one before.
+
+    An exception of a block ends in a "failed" event with the traceback; the other blocks go on.
+
+    Parameters
+    ----------
+    job : Job
+    blocks : iterable of int or None
+        Asked for one block more before each is computed. None means "no further block at this moment": all that is at hand
+        is then completed before `blocks` is asked again, so that it may wait, or end, then. An exception that it raises
+        passes through, after the write in progress; blocks that were not yet computed are dropped.
+    emit : callable
+        Receives the events "started", "done" and "failed" of every block, without worker and attempt. Called from two threads.
+    """
+    with ThreadPoolExecutor(1, "write") as writer:
+        waiting: _Read | None = None
+        writing: Future[None] = Future()
+        writing.set_result(None)
+        source = iter(blocks)
+        more = True
+        while more:
+            try:
+                block = next(source)
+            except StopIteration:
+                block, more = None, False
+            ahead = None if block is None else _begin(job, block)
+            if waiting is not None:
+                started = time.perf_counter()
+                result = _compute(job, waiting, emit)
+                if result is not None:
+                    writing.result()
+                    writing = writer.submit(_write, job, waiting.block, result, started, emit)
+                    del result
+            waiting = ahead
+            if block is None:
+                writing.result()
+
+
+def _begin(job: Job, block: int) -> _Read:
+    try:
+        return _Read(block, job.read(block))
+    except Exception:
+        return _Read(block, error=traceback.format_exc())
+
+
+def _compute(job: Job, read: _Read, emit: Callable[[Event], None]) -> list[Any] | None:
+    """Compute a block; its result in a list that `_write` empties, or None if it failed."""
+    emit(Event("started", job.key, read.block))
+    error = read.error
+    if not error:
+        work, read.work = read.work, None  # so that `compute` may free what it read
+        try:
+            return [job.compute(work)]
+        except Exception:
+            error = traceback.format_exc()
+    emit(Event("failed", job.key, read.block, message=error))
+    return None
+
+
+def _write(job: Job, block: int, result: list[Any], started: float, emit: Callable[[Event], None]) -> None:
+    try:
+        record = job.write(result.pop())
+    except Exception:
+        emit(Event("failed", job.key, block, message=traceback.format_exc()))
+    else:
+        seconds = time.perf_counter() - started
+        emit(Event("done", job.key, block, seconds=seconds, record=record, peak_bytes=peak_rss_bytes()))
+
+
+class _Stopped(Exception):
+    """The driver wants no more blocks."""
+
+
+class _Inbox:
+    """Messages of the driver: the path of a job, a list of its blocks, or None to stop.
+
+    A thread receives them, so that a stop overtakes blocks that wait, and a driver that vanished ends this process at once.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._items: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._stopped = False
+        self.job_path = ""
+        threading.Thread(target=self._receive, daemon=True).start()
+
+    def _receive(self) -> None:
+        try:
+            while True:
+                message = pickle.loads(self._connection.recv_bytes())
+                self._stopped = message is None
+                for item in message if isinstance(message, list) else [message]:
+                    self._items.put(item)
+        except (EOFError, OSError):
+            os._exit(1)
+
+    def _get(self, wait: bool) -> Any:
+        item = self._items.get(wait)
+        if self._stopped:
+            raise _Stopped
+        return item
+
+    def wait_for_job(self) -> None:
+        """Wait until `job_path` is known."""
+        self.job_path = self._get(wait=True)
+
+    def blocks(self) -> Iterator[int | None]:
+        """Blocks of the present job, as `run_blocks` wants them; ends when the path of the next job has come."""
+        while True:
+            try:
+                item = self._get(wait=False)
+            except queue.Empty:
+                yield None
+                item = self._get(wait=True)
+            if isinstance(item, str):
+                self.job_path = item
+                return
+            yield item
+
+
+def serve(connection: Any, output: Any, driver_pid: int, single_threaded: bool, device: str = "cpu") -> None:
+    """Run as a worker process until the driver says stop or is gone.
+
+    Parameters
+    ----------
+    connection : multiprocess.connection.Connection
+        Both ways, to the driver.
+    output : multiprocess.connection.Connection
+        Takes what this process prints, stdout and stderr alike.
+    driver_pid : int
+    single_threaded : bool
+        Keep libraries from starting threads of their own, because each CPU has its worker.
+    device : str
+        What `Job.setup` is given.
+    """
+    _die_with(driver_pid)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides when workers stop
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    for fd in (1, 2):
+        os.dup2(output.fileno(), fd)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    faulthandler.enable()
+    if single_threaded:
+        for library in ("OMP", "MKL", "OPENBLAS", "NUMBA", "VECLIB"):
+            os.environ[f"{library}_NUM_THREADS"] = "1"
+
+    sending = threading.Lock()
+
+    def emit(event: Event) -> None:
+        try:
+            data = pickle.dumps(event)
+        except Exception:
+            message = f"Job.write returned a record that cannot be pickled; return plain values\n{traceback.format_exc()}"
+            data = pickle.dumps(replace(event, kind="failed", record=None, message=message))
+        with sending:
+            connection.send_bytes(data)
+
+    inbox = _Inbox(connection)
+    try:
+        inbox.wait_for_job()
+        while True:
+            job = load_job(Path(inbox.job_path))
+            with closing(job):
+                job.setup(device)
+                connection.send_bytes(READY)
+                run_blocks(job, inbox.blocks(), emit)
+    except _Stopped:
+        return
+
+
+def _die_with(driver_pid: int) -> None:
+    """Let the kernel kill this process when its driver ends, however that ends (Linux; elsewhere `_Inbox` notices)."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != driver_pid:
+        os._exit(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run single blocks of a job file in this process and print what each recorded; exceptions pass through."""
+    parser = argparse.ArgumentParser(prog="python -m executors.worker", description=main.__doc__)
+    parser.add_argument("job_file", type=Path)
+    parser.add_argument("blocks", type=int, nargs="+", metavar="block")
+    parser.add_argument("--device", default="cpu", help='"cpu" (default) or "cuda:0"')
+    given = parser.parse_args(arguments)
+    with closing(load_job(given.job_file)) as job:
+        job.setup(given.device)
+        for block in given.blocks:
+            print(f"block {block}: {job.write(job.compute(job.read(block)))}")
+
+
+if __name__ == "__main__":
+    main()

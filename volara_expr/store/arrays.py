@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from volara_expr.geometry import Box
 from volara_expr.store.files import sync
-from volara_expr.store.open import ArrayInfo, open_array, open_handle
+from volara_expr.store.open import ArrayInfo, open_array, open_handle, write_unit
 
 __all__ = ["Arrays", "Pending"]
 
@@ -138,6 +138,7 @@ class Arrays:
             raise TypeError(f"{info.url} holds {info.dtype}, the block {array.dtype}; convert with astype({str(info.dtype)!r})")
         if info.driver == "n5":
             raise ValueError(f"{info.url} is N5, which is read only here; write to a zarr array")
+        _remove_damaged(info, handle, box)
         futures = handle[box.slices((0,) * box.ndim)].write(array)
         pending = Pending(futures.commit, lambda error: _write_error(info, box, error))
         Pending(futures.copy, lambda error: _write_error(info, box, error)).result()
@@ -188,6 +189,26 @@ class Arrays:
                     "the fill value"
                 )
         return OSError(f"cannot read {box} of {info.url}: {error}; all its chunks could be read just now, so try again")
+
+
+def _remove_damaged(info: ArrayInfo, handle: Any, box: Box) -> None:
+    """Remove the damaged chunk files that the box covers, so that they can be written anew.
+
+    At the array's rim tensorstore reads a chunk before it writes it, and would fail on one that a power cut left half written.
+    """
+    if not info.local:
+        return
+    unit = write_unit(info)
+    for index in info.chunk_indices(box):
+        held = info.chunk_box(index)
+        file = f"{info.url}/{info.chunk_key(index)}"
+        if held.shape == unit or not box.contains(held) or not os.path.exists(file):
+            continue
+        try:
+            handle[held.lo].read().result()
+        except Exception:
+            with suppress(FileNotFoundError):
+                os.unlink(file)
 
 
 def _check_inside(info: ArrayInfo, box: Box) -> None:

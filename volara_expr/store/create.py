@@ -16,7 +16,7 @@ from volara_expr.store.funlib import WORLD, write_space
 from volara_expr.store.location import Location, locate
 from volara_expr.store.nodes import list_nodes, missing, read_node
 from volara_expr.store.ome import level_space, read_multiscale, write_multiscale
-from volara_expr.store.open import ArrayInfo, check_alignment, find_array, open_array
+from volara_expr.store.open import ArrayInfo, find_array, open_array
 
 __all__ = ["Format", "create_array", "delete", "level_shapes", "read_attributes", "update_attributes"]
 
@@ -124,7 +124,8 @@ def create_array(
     if shards is not None:
         if zarr_format == 2:
             raise ValueError(f"format={format!r} is zarr v2, which has no shards; use 'ome-zarr' or 'zarr', or shards=None")
-        check_alignment(shards, chunks)
+        if len(shards) != len(chunks) or any(s % c for s, c in zip(shards, chunks, strict=True)):
+            raise ValueError(f"shards {tuple(shards)} are no multiple of chunks {tuple(chunks)}; enlarge them to whole chunks")
     if not len(shape) == len(chunks) == space.ndim:
         raise ValueError(f"shape {tuple(shape)}, chunks {tuple(chunks)} and {space.ndim} axes differ in length; give one each")
     if lo is not None and space.placed:

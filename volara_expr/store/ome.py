@@ -131,6 +131,7 @@ def write_multiscale(levels: Sequence[Space], version: Literal["0.4", "0.5"], na
         If OME-Zarr cannot hold these axes.
     """
     from ome_zarr_models import v04, v05  # 0.4 s that reading is spared
+    from pydantic import ValidationError
 
     axes: list[dict[str, Any]] = [
         {"name": a.name, "type": a.type if a.type in WORLD else "channel"}
@@ -146,18 +147,19 @@ def write_multiscale(levels: Sequence[Space], version: Literal["0.4", "0.5"], na
         ]
         datasets.append({"path": str(k), "coordinateTransformations": transforms})
     image: dict[str, Any] = {"name": name, "axes": axes, "datasets": datasets}
+    model: Any = v05.image.ImageAttrs
+    attributes: dict[str, Any] = {"version": "0.5", "multiscales": [image]}
+    if version == "0.4":
+        model, attributes = v04.image.ImageAttrs, {"multiscales": [image | {"version": "0.4"}]}
     try:
-        if version == "0.5":
-            v05.image.ImageAttrs.model_validate({"multiscales": [image], "version": "0.5"})
-            return {"ome": {"version": "0.5", "multiscales": [image]}}
-        image["version"] = "0.4"
-        v04.image.ImageAttrs.model_validate({"multiscales": [image]})
-    except ValueError as error:
+        model.model_validate(attributes)
+    except ValidationError as error:
         names = ", ".join(f"{a.name} ({a.type})" for a in levels[0].axes)
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ").rstrip(".")
         raise ValueError(
-            f"OME-Zarr cannot hold the axes {names}: {error}; write with format='zarr', or transpose first"
+            f"OME-Zarr cannot hold the axes {names}: {reason}; write with format='zarr', or transpose first"
         ) from error
-    return {"multiscales": [image]}
+    return {"ome": attributes} if version == "0.5" else attributes
 
 
 def _axis(axis: Any) -> Axis:

@@ -1,0 +1,88 @@
+"""Lazy array expressions for volumes too large for memory, compiled to fused blockwise jobs.
+
+>>> import numpy as np
+>>> import volara_expr as ve
+>>> image = ve.from_numpy(np.arange(12, dtype=np.uint8).reshape(3, 4))
+>>> (image + 1 > 5).compute().sum()
+np.int64(7)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import executors
+    from volara_expr.array.core import Array
+    from volara_expr.array.functions import align, concat, concatenate, stack, where
+    from volara_expr.array.graph import Graph, NotComputed, open_graph
+    from volara_expr.array.lut import Lut
+    from volara_expr.array.sources import from_numpy
+    from volara_expr.array.sources import open_array as open 
+    from volara_expr.array.writing import Run, submit, write
+    from volara_expr.config import config
+    from volara_expr.geometry import Roi
+    from volara_expr.plan.plan import Plan
+
+__all__ = [
+    "Array",
+    "Graph",
+    "Lut",
+    "NotComputed",
+    "Plan",
+    "Roi",
+    "Run",
+    "align",
+    "concat",
+    "concatenate",
+    "config",
+    "executors",
+    "from_numpy",
+    "open",
+    "open_graph",
+    "stack",
+    "submit",
+    "where",
+    "write",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Array": "volara_expr.array.core",
+    "Graph": "volara_expr.array.graph",
+    "Lut": "volara_expr.array.lut",
+    "NotComputed": "volara_expr.array.graph",
+    "Plan": "volara_expr.plan.plan",
+    "Roi": "volara_expr.geometry",
+    "Run": "volara_expr.array.writing",
+    "align": "volara_expr.array.functions",
+    "concat": "volara_expr.array.functions",
+    "concatenate": "volara_expr.array.functions",
+    "config": "volara_expr.config",
+    "from_numpy": "volara_expr.array.sources",
+    "open": "volara_expr.array.sources:open_array",
+    "open_graph": "volara_expr.array.graph",
+    "stack": "volara_expr.array.functions",
+    "submit": "volara_expr.array.writing",
+    "where": "volara_expr.array.functions",
+    "write": "volara_expr.array.writing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import volara_expr` is fast."""
+    if name == "executors":
+        return import_module("executors")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'volara_expr' has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    value = getattr(import_module(module), attribute or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted({*globals(), *__all__})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from volara_expr.expr.node import ArrayNode, ArraySpec, Patch
 from volara_expr.geometry import Box
 
-__all__ = ["InMemory", "StoredArray", "in_memory"]
+__all__ = ["Checkpoint", "InMemory", "StoredArray", "in_memory"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -109,3 +109,19 @@ def in_memory(data: npt.NDArray[Any], spec: ArraySpec) -> InMemory:
     node = InMemory(content, spec)
     node.__dict__["held"] = held
     return node
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Checkpoint(ArrayNode):
+    """The same array, stored on the way."""
+
+    pointwise: ClassVar[bool] = True
+    stored: ClassVar[bool] = True
+
+    x: ArrayNode
+
+    def make_spec(self) -> ArraySpec:
+        return self.x.spec
+
+    def apply(self, kernel: Callable[..., Any], out: Box, patches: Sequence[Patch], tables: Sequence[Any]) -> Any:
+        return patches[0].data

@@ -10,7 +10,7 @@ from volara_expr.expr import ArrayNode, BlockTable
 from volara_expr.geometry import Box
 from volara_expr.geometry.grid import BlockGrid
 from volara_expr.plan.region import Region
-from volara_expr.plan.stages import Group, asked
+from volara_expr.plan.stages import Group
 from volara_expr.plan.targets import Target, common_grid
 
 __all__ = ["Demand", "Footprint", "PlanTooBig", "choose_block", "demands", "footprint"]
@@ -92,7 +92,7 @@ def footprint(targets: Sequence[Target], region: Region, block: Box) -> Footprin
     peak, worst, read_bytes, written = 0, None, 0, 0
     kept = {id(t.node) for t in targets} | {id(x) for t in targets if isinstance(t.node, BlockTable) for x in t.node.arrays}
     for d in demands(targets, block):
-        boxes = region.demand({n: b for n, b in d.boxes.items()})
+        boxes = region.demand(dict(d.boxes))
         left: dict[int, int] = {}
         for n in region.computed:
             for x in n.arrays:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from volara_expr.array.graph import Graph, NotComputed, open_graph
     from volara_expr.array.lut import Lut
     from volara_expr.array.sources import from_numpy
-    from volara_expr.array.sources import open_array as open 
+    from volara_expr.array.sources import open_array as open
     from volara_expr.array.writing import Run, submit, write
     from volara_expr.config import config
     from volara_expr.geometry import Roi

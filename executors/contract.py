@@ -363,7 +363,7 @@ class ExecutorContract:
         assert job.ran() == {**dict.fromkeys(range(20), 1), 4: 2}
         assert job.done() == set(range(20))
         assert [event.attempt for event, _ in lost if event.block == 4] == [1]
-        assert "SIGKILL" in lost[0][0].message
+        assert "kill" in lost[0][0].message
         assert lost[0][1] - killed[0] < 1.5
         assert all(event.attempt == 0 for event, _ in lost if event.block != 4)
 
@@ -381,7 +381,7 @@ class ExecutorContract:
         phases: dict[str, Any] = {phase: die_at_5}
         job = ToyJob(folder, 16, **phases)
         events: list[Event] = []
-        with pytest.raises(BlockFailures, match=r"(?s)exited with code 3.*going down") as caught:
+        with pytest.raises(BlockFailures, match=r"(?s)code 3.*going down") as caught:
             self.make_executor().run([job], events.append)
         assert [(failure.block, failure.attempts) for failure in caught.value.failures] == [(5, 3)]
         assert job.done() == set(range(16)) - {5}
@@ -396,7 +396,7 @@ class ExecutorContract:
             raise RuntimeError(f"no driver for {device}")
 
         job = ToyJob(folder, 1000, opener=opener)
-        with pytest.raises(WorkersFailed, match=r"(?s)exited with code 1.*no driver for"):
+        with pytest.raises(WorkersFailed, match=r"(?s)code 1.*no driver for"):
             self.make_executor().run([job])
         assert not job.ran()
 
@@ -404,7 +404,7 @@ class ExecutorContract:
     def test_workers_that_die_on_every_block_stop_the_run(self, folder: str) -> None:
         """Rather than burn three processes for each of a million blocks."""
         job = ToyJob(folder, 1_000_000, body=lambda i: os.kill(os.getpid(), signal.SIGSEGV))
-        with pytest.raises(WorkersFailed, match="SIGSEGV"):
+        with pytest.raises(WorkersFailed, match="signal 11"):
             self.make_executor().run([job])
         assert len(job.pids()) < 100
         self._assert_no_worker_is_left(job)

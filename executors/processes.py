@@ -22,7 +22,7 @@ from multiprocess.resource_tracker import ensure_running
 
 from executors.bookkeeping import BlockQueue, check_order, ignore, never
 from executors.protocol import Cancelled, Event, Hints, Job, WorkersFailed, job_file
-from executors.worker import READY, save_job, serve
+from executors.worker import save_job, serve
 
 __all__ = ["Multiprocessing", "available_cpus"]
 
@@ -105,14 +105,14 @@ def available_cpus() -> int:
     """CPUs that this process may use: its affinity, and the quota of its Linux control groups (version 2), rounded up."""
     affinity = getattr(os, "sched_getaffinity", None)
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
-    try:
-        path = Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
-    except OSError:
+    own = Path("/proc/self/cgroup")
+    if not own.exists():
         return cpus
-    root = Path("/sys/fs/cgroup")
-    for folder in (root / path, *(root / path).parents):
-        if folder.is_relative_to(root) and (folder / "cpu.max").exists():
-            quota, period = (folder / "cpu.max").read_text().split()
+    group = Path("/sys/fs/cgroup") / own.read_text().rpartition("0::/")[2].strip()
+    for folder in (group, *group.parents):
+        limit = folder / "cpu.max"
+        if limit.exists():
+            quota, period = limit.read_text().split()
             if quota != "max":
                 cpus = min(cpus, -(-int(quota) // int(period)))
     return cpus
@@ -160,7 +160,7 @@ class _Worker:
             resource.close()
         how = f"exited with code {code}"
         if code < 0:
-            how = f"was killed by signal {-code} ({signal.Signals(-code).name})"
+            how = f"was killed by signal {-code} ({signal.strsignal(-code)})"
         if code == -signal.SIGKILL:
             how += "; the kernel does that to processes beyond the memory limit"
         return f"worker {self.name} {how}" + (f". It had printed:\n{self.tail}" if self.tail else "")
@@ -283,10 +283,10 @@ class _Pool:
             data = worker.connection.recv_bytes()
         except (EOFError, OSError):
             return False
-        if data == READY:
-            worker.ready = True
+        event: Event | str = pickle.loads(data)
+        if isinstance(event, str):
+            worker.ready = event == str(self._path)
             return True
-        event: Event = pickle.loads(data)
         block = self._blocks.update(event, worker.name)
         if event.kind == "started":
             worker.held[block] = True

@@ -29,10 +29,7 @@ import dill
 
 from executors.protocol import Event, Job
 
-__all__ = ["READY", "load_job", "main", "peak_rss_bytes", "run_blocks", "save_job", "serve"]
-
-READY = b""
-"""What a worker process sends once a job is set up; every other message is a pickled `Event`."""
+__all__ = ["load_job", "main", "peak_rss_bytes", "run_blocks", "save_job", "serve"]
 
 
 def save_job(job: Job, path: Path) -> None:
@@ -211,6 +208,8 @@ class _Inbox:
 def serve(connection: Any, output: Any, driver_pid: int, single_threaded: bool, device: str = "cpu") -> None:
     """Run as a worker process until the driver says stop or is gone.
 
+    It takes what `_Inbox` describes, and sends the path of a job that is set up and then an `Event` of each step of its blocks.
+
     Parameters
     ----------
     connection : multiprocess.connection.Connection
@@ -252,7 +251,7 @@ def serve(connection: Any, output: Any, driver_pid: int, single_threaded: bool, 
             job = load_job(Path(inbox.job_path))
             with closing(job):
                 job.setup(device)
-                connection.send_bytes(READY)
+                connection.send_bytes(pickle.dumps(inbox.job_path))
                 run_blocks(job, inbox.blocks(), emit)
     except _Stopped:
         return

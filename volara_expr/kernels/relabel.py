@@ -126,8 +126,17 @@ def _relabel(labels, ids, values, missing, limit, out):
             last = label
             m = (label * _MUL) >> np.uint64(52)
             if memo[m] != label:
-                j = np.searchsorted(ids, label)
-                if j < ids.shape[0] and ids[j] == label:
+                j = 0
+                stop = ids.shape[0]
+                while j < stop:
+                    middle = (j + stop) // 2
+                    if ids[middle] < label:
+                        j = middle + 1
+                    else:
+                        stop = middle
+                if label == 0:
+                    known[m] = 0
+                elif j < ids.shape[0] and ids[j] == label:
                     known[m] = values[j]
                 elif missing == 0 and label <= limit:
                     known[m] = label

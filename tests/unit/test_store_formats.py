@@ -133,6 +133,13 @@ def test_arrays_without_metadata_are_not_placed(tmp_path: Path):
         assert made.space == Space.plain(4)
 
 
+def test_unit_voxels_at_the_origin_stay_placed(tmp_path: Path):
+    of = Space((Axis("y"), Axis("x")), (Fraction(1),) * 2, (Fraction(0),) * 2, placed=True)
+    for format in FORMATS:
+        made = store.create_array(tmp_path / f"{format}.zarr", shape=(4, 4), dtype="f4", chunks=(4, 4), space=of, format=format)
+        assert made.space == of
+
+
 def foreign(path: Path, attributes: dict[str, Any], shape: tuple[int, ...] = (3, 4, 5, 6), **how: Any) -> Path:
     zarr.create_array(path, shape=shape, chunks=shape, dtype="u1", attributes=attributes, **how)
     return path
@@ -226,14 +233,21 @@ def test_foreign_images(tmp_path: Path):
     assert store.open_array(url, 1).space.origin == (0, 0)  # no translation: the corner of level 0
 
     old = image(tmp_path / "c.zarr", {"multiscales": [{"version": "0.1", "datasets": [{"path": "0"}, {"path": "1"}]}]})
-    assert store.open_array(old).space == Space.plain(2)
+    assert store.open_array(old).space.voxel_size == (99, 99)  # it says nothing, so the array's own attributes count
 
 
 @pytest.mark.parametrize(
     ("multiscale", "message"),
     [
         ({"axes": ["y", "x"], "datasets": [{}]}, "malformed"),
-        ({"axes": ["z", "y", "x"], "datasets": [{"path": "0"}]}, "3 axes.*2 axes"),
+        (
+            {
+                "axes": ["y", "x"],
+                "datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1, 2, 3]}]}],
+            },
+            "a scale of 3",
+        ),
+        ({"axes": ["z", "y", "x"], "datasets": [{"path": "0"}]}, r"3 axes, a scale of 2.*2 axes"),
         (
             {"axes": ["y", "x"], "datasets": [{"path": "0", "coordinateTransformations": [{"type": "affine"}]}]},
             "affine.*not supported",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -17,7 +17,7 @@ import pyarrow as pa
 from volara_expr.geometry import Roi
 from volara_expr.geometry.space import exact
 from volara_expr.store.files import replacing
-from volara_expr.store.tables import open_table
+from volara_expr.store.tables import check_groups, open_table
 
 if TYPE_CHECKING:
     import networkx
@@ -77,6 +77,7 @@ def merge_tables(
         try:
             for path, groups in parts:
                 with open_table(path) as file:
+                    check_groups(path, file, groups)
                     yield from file.iter_batches(BATCH_ROWS, row_groups=list(groups), columns=wanted)
         except Exception as error:  # DuckDB would turn it into a text of its own
             failures.append(error)
@@ -98,7 +99,10 @@ def merge_tables(
                 raise failures[0] from None
             if isinstance(error, duckdb.ConversionException | duckdb.OutOfRangeException):
                 raise OverflowError(f"a sum in {os.fspath(out_path)} exceeds 64 bits: {error}; use a smaller scale") from error
-            raise
+            raise OSError(
+                f"cannot merge {len(parts)} tables into {os.fspath(out_path)}: {error}; check the space left there and in "
+                f"{os.fspath(tmp_dir)}, and the memory limit of {_mebibytes(memory_limit_bytes)}"
+            ) from error
 
 
 def build_graph_db(
@@ -165,14 +169,22 @@ def build_graph_db(
         edges += [f"CAST({_name(score + end)} AS BIGINT) AS {_name(score + end)}" for end in ("_sum", "_count")]
 
     settings: dict[str, Any] = {} if memory_limit_bytes is None else {"memory_limit": _mebibytes(memory_limit_bytes)}
-    with replacing(os.fspath(path)) as temporary, duckdb.connect(temporary, config=settings) as connection:
-        for table, columns, source in (("nodes", nodes, nodes_parquet), ("edges", edges, edges_parquet)):
-            connection.execute(
-                f"CREATE TABLE {table} AS SELECT {', '.join(columns)} FROM read_parquet({_text(os.fspath(source))})"
-            )
-        connection.execute("CREATE TABLE metadata (key VARCHAR, value VARCHAR)")
-        for key, value in metadata.items():
-            connection.execute("INSERT INTO metadata VALUES (?, ?)", [key, json.dumps(value)])
+    with replacing(os.fspath(path)) as temporary:
+        try:
+            with duckdb.connect(temporary, config=settings) as connection:
+                for table, columns, source in (("nodes", nodes, nodes_parquet), ("edges", edges, edges_parquet)):
+                    connection.execute(
+                        f"CREATE TABLE {table} AS SELECT {', '.join(columns)} FROM read_parquet({_text(os.fspath(source))})"
+                    )
+                connection.execute("CREATE TABLE metadata (key VARCHAR, value VARCHAR)")
+                for key, value in metadata.items():
+                    connection.execute("INSERT INTO metadata VALUES (?, ?)", [key, json.dumps(value)])
+        except duckdb.Error as error:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary + ".wal")
+            raise OSError(
+                f"cannot build {os.fspath(path)}: {error}; check the space left there and both Parquet tables"
+            ) from error
 
 
 class GraphDB:
@@ -296,7 +308,7 @@ def check_scores(names: Iterable[str], available: Sequence[str]) -> None:
     """Raise a KeyError that lists the scores there are if one of `names` is not among them."""
     unknown = [n for n in names if n not in available]
     if unknown:
-        raise KeyError(f"no score {', '.join(map(repr, unknown))}; the graph has {', '.join(map(repr, available)) or 'none'}")
+        raise KeyError(f"no score {', '.join(unknown)}; the graph has {', '.join(available) or 'none'}")
 
 
 @contextmanager

@@ -60,8 +60,8 @@ class Multiscale:
         origin = self.origins[level] or (Fraction(0),) * ndim
         if not len(axes) == len(scale) == len(origin) == ndim:
             raise ValueError(
-                f"the multiscales metadata has {len(axes)} axes and a scale of {len(scale)} entries, the array of level {level} "
-                f"has {ndim} axes; correct the metadata"
+                f"the multiscales metadata has {len(axes)} axes, a scale of {len(scale)} and a translation of {len(origin)} entries, "
+                f"the array of level {level} has {ndim} axes; correct the metadata"
             )
         world = [a.type in WORLD for a in axes]
         return Space(
@@ -93,7 +93,7 @@ def read_multiscale(attributes: Mapping[str, Any]) -> Multiscale | None:
         for dataset in image["datasets"]:
             scale, shift = _transform(dataset)
             if shift and scale and first:
-                shift = tuple(t - (s - f) / 2 for t, s, f in zip(shift, scale, first, strict=True))
+                shift = tuple(t - (s - f) / 2 for t, s, f in zip(shift, scale, first, strict=False))  # lengths: see `space`
             if outer_scale:
                 scale = _combine(mul, scale, outer_scale)
                 shift = shift and _combine(mul, shift, outer_scale)

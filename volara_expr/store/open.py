@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import product
 from math import prod
@@ -70,8 +70,8 @@ class ArrayInfo:
     shards: tuple[int, ...] | None
     space: Space
     neighborhood: Neighborhood | None
-    omero: dict[str, Any] | None
-    attributes: dict[str, Any]
+    omero: dict[str, Any] | None = field(hash=False)
+    attributes: dict[str, Any] = field(hash=False)
     metadata_digest: str
     chunk_prefix: str
     chunk_separator: str
@@ -147,7 +147,7 @@ def check_alignment(block: Sequence[int], unit: Sequence[int], shape: Sequence[i
 def open_array(url: str | os.PathLike[str], level: int = 0) -> ArrayInfo:
     """Read the metadata of an array: zarr v2 or v3, OME-Zarr 0.4 or 0.5, or N5.
 
-    OME metadata wins over the attributes of funlib where both exist. An array without either is not placed.
+    OME metadata wins over the attributes of funlib where both place the array. An array that neither places is not placed.
 
     Parameters
     ----------
@@ -168,11 +168,11 @@ def open_array(url: str | os.PathLike[str], level: int = 0) -> ArrayInfo:
     shape, layout = tuple(handle.shape), handle.chunk_layout
     chunks, unit = tuple(layout.read_chunk.shape), tuple(layout.write_chunk.shape)
     try:
-        if image is not None:
-            space = image.space(image_level, len(shape))
-        else:
-            attributes = _n5_attributes(node.attributes) if node.driver == "n5" else node.attributes
-            space = read_space(attributes, shape, node.metadata.get("dimension_names"))
+        attributes = _n5_attributes(node.attributes) if node.driver == "n5" else node.attributes
+        space = image.space(image_level, len(shape)) if image is not None else None
+        if space is None or not space.placed:
+            own = read_space(attributes, shape, node.metadata.get("dimension_names"))
+            space = own if space is None or own.placed else space
         offsets = node.attributes.get("neighborhood", group_attributes.get("neighborhood"))
         neighborhood, space = _neighborhood(offsets, space, shape)
     except ValueError as error:

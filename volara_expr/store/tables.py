@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 
 from volara_expr.store.files import replacing
 
-__all__ = ["open_table", "read_groups", "read_metadata", "read_range", "read_table", "write_part", "write_table"]
+__all__ = [
+    "check_groups",
+    "open_table",
+    "read_groups",
+    "read_metadata",
+    "read_range",
+    "read_table",
+    "write_part",
+    "write_table",
+]
 
 Columns = Mapping[str, NDArray[Any]]
 PATH = str | os.PathLike[str]
@@ -68,12 +77,7 @@ def read_groups(path: PATH, groups: Sequence[int]) -> list[dict[str, NDArray[Any
         If the file is missing, damaged, or has no such row group.
     """
     with open_table(path) as file:
-        wrong = [g for g in groups if not 0 <= g < file.num_row_groups]
-        if wrong:
-            raise OSError(
-                f"{os.fspath(path)} has {file.num_row_groups} row groups and {wrong[0]} was asked for; it is not the file that "
-                "was recorded, so delete it and its ledger and run again"
-            )
+        check_groups(path, file, groups)
         return [_to_numpy(file.read_row_group(g)) for g in groups]
 
 
@@ -141,6 +145,16 @@ def open_table(path: PATH) -> Iterator[pq.ParquetFile]:
         ) from error
 
 
+def check_groups(path: PATH, file: pq.ParquetFile, groups: Sequence[int]) -> None:
+    """Raise OSError unless the open file has all these row groups."""
+    wrong = [g for g in groups if not 0 <= g < file.num_row_groups]
+    if wrong:
+        raise OSError(
+            f"{os.fspath(path)} has {file.num_row_groups} row groups and row group {wrong[0]} was asked for; it is not the file "
+            "that was recorded, so delete it and its ledger and run again"
+        )
+
+
 def _write(path: PATH, tables: Sequence[pa.Table], metadata: Mapping[str, str] | None, row_group_size: int) -> None:
     schema = tables[0].schema.with_metadata(metadata)
     settings = {"compression": "zstd", "compression_level": 1, "use_dictionary": False, "write_page_checksum": True}
@@ -171,7 +185,7 @@ def _check_columns(path: PATH, file: pq.ParquetFile, columns: Sequence[str]) -> 
     held = file.schema_arrow.names
     for name in columns:
         if name not in held:
-            raise KeyError(f"no column {name!r} in {os.fspath(path)}; it has {', '.join(held)}")
+            raise KeyError(f"no column {name} in {os.fspath(path)}; it has {', '.join(held)}")
 
 
 def _name(schema: pa.Schema) -> str:

@@ -332,7 +332,7 @@ def prepare(target: Target, workspace: Workspace) -> Place:
             {"digest": target.node.digest, "op": target.node.label, "expression": tree([target.node])}
         )
         if place.kind == "array":
-            if target.url is None:
+            if target.url is None and os.path.exists(place.url):
                 delete_array(place.url)
             make_array(target, place, incarnation)
     workspace.remember(target.node, place)

@@ -1,0 +1,218 @@
+"""`Graph`: the handle of a region graph."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from volara_expr.array.lut import Lut
+from volara_expr.expr.digest import digest_of
+from volara_expr.ops.agglomerate import cluster, connect
+from volara_expr.ops.graph_tables import RegionGraph, StoredGraph, StoredTable
+
+if TYPE_CHECKING:
+    import networkx
+    import pyarrow as pa
+
+    from volara_expr.geometry import Roi
+    from volara_expr.store.graph_db import GraphDB
+
+__all__ = ["Graph", "NotComputed", "open_graph"]
+
+
+class NotComputed(RuntimeError):
+    """Rows were asked of an expression that nobody has computed; nothing is ever computed behind the user's back."""
+
+
+class Graph:
+    """Fragments and the scores between them, still to be computed or in a database.
+
+    `Array.agglomerate` makes one, `open_graph` opens one. Clustering it is an expression again, so it works on both.
+    """
+
+    __slots__ = ("__weakref__", "node")
+
+    def __init__(self, node: RegionGraph | StoredGraph) -> None:
+        self.node = node
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of the scores."""
+        return self.node.scores
+
+    def mutex_watershed(self, weights: Mapping[str, tuple[float, float]], combine: bool = False) -> Lut:
+        """Segments by the mutex watershed of the graph (Wolf et al., "The Mutex Watershed", ECCV 2018).
+
+        A pair of fragments has one edge for each score, of weight ``factor * mean + bias``, taken by falling magnitude: positive
+        ones join, others keep apart. Equal ones are taken in the order of (u, v), then of `weights`. A segment's id is its
+        smallest fragment id; every fragment is in the table.
+
+        Parameters
+        ----------
+        weights : dict of str to (float, float)
+            Factor and bias of each score to be used.
+        combine : bool
+            One edge for each pair, of the sum of its scores' weights.
+
+        Returns
+        -------
+        Lut
+            From fragments to segments.
+
+        Raises
+        ------
+        KeyError
+            If the graph has no such score.
+
+        Examples
+        --------
+        >>> lut = graph.mutex_watershed({"direct": (1.0, -0.6), "long": (1.0, -0.7)})  # doctest: +SKIP
+        """
+        return Lut.of(cluster(self.node, weights, combine))
+
+    def components(self, thresholds: Mapping[str, float]) -> Lut:
+        """Segments by connected components: a pair is joined where the mean of any of these scores is above its threshold.
+
+        Parameters
+        ----------
+        thresholds : dict of str to float
+
+        Returns
+        -------
+        Lut
+            From fragments to segments; a segment's id is its smallest fragment id.
+
+        Raises
+        ------
+        KeyError
+            If the graph has no such score.
+        """
+        return Lut.of(connect(self.node, thresholds))
+
+    def sweep(self, weights: Iterable[Mapping[str, tuple[float, float]]], combine: bool = False) -> list[Lut]:
+        """Return one mutex watershed for each set of weights; the graph is made once for all of them."""
+        return [self.mutex_watershed(w, combine) for w in weights]
+
+    def nodes(self, roi: Roi | None = None) -> pa.Table:
+        """Return the fragments as an Arrow table, by id.
+
+        Columns: `id`, `size` in voxels, the position of the centre along each space axis in world units, the means.
+
+        Parameters
+        ----------
+        roi : Roi, optional
+            Only fragments whose centre lies in it.
+
+        Raises
+        ------
+        NotComputed
+            If the graph is still an expression.
+        """
+        return self._database().nodes(roi)
+
+    def edges(self, roi: Roi | None = None) -> pa.Table:
+        """Return the pairs of touching fragments as an Arrow table, by (u, v), u < v.
+
+        For each score its mean (NULL where no voxel pair has it), `<score>_sum` and `<score>_count`.
+
+        Parameters
+        ----------
+        roi : Roi, optional
+            Only pairs of which at least one fragment's centre lies in it.
+
+        Raises
+        ------
+        NotComputed
+            If the graph is still an expression.
+        """
+        return self._database().edges(roi)
+
+    def sql(self, query: str) -> pa.Table:
+        """Run a query on the tables `nodes`, `edges` and `metadata`.
+
+        Raises
+        ------
+        NotComputed
+            If the graph is still an expression.
+        ValueError
+            If the query is wrong.
+        """
+        return self._database().sql(query)
+
+    def to_networkx(self, roi: Roi | None = None) -> networkx.Graph:
+        """Return a networkx graph, with the columns of the tables as attributes.
+
+        Raises
+        ------
+        NotComputed
+            If the graph is still an expression.
+        """
+        return self._database().to_networkx(roi)
+
+    def compute(self, executor: Any = None) -> Graph:
+        """Return the graph in a database of this session; runs what it needs."""
+        from volara_expr.array.writing import compute_table
+
+        return self if isinstance(self.node, StoredGraph) else open_graph(compute_table(self, executor))
+
+    def write(self, url: str | os.PathLike[str], **options: Any) -> Graph:
+        """Compute the graph and store it; "out.zarr/graph" becomes the file out.graph.duckdb. Options as those of `write`."""
+        from volara_expr.array.writing import write
+
+        graph: Graph = write({url: self}, **options)[os.fspath(url)]
+        return graph
+
+    def _database(self) -> GraphDB:
+        if not isinstance(self.node, StoredGraph):
+            raise NotComputed(
+                "this graph has not been computed; graph.write('out.zarr/graph') computes and returns it, and ve.open_graph(path) "
+                "opens one that exists"
+            )
+        from volara_expr.store.graph_db import GraphDB
+
+        return GraphDB(self.node.path)
+
+    def __repr__(self) -> str:
+        where = self.node.path if isinstance(self.node, StoredGraph) else "not computed"
+        return f"Graph(scores={', '.join(self.scores)}; {where})"
+
+
+def open_graph(path: str | os.PathLike[str]) -> Graph:
+    """Open the database of a region graph.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        The .duckdb file, or the url that the graph was written to.
+
+    Returns
+    -------
+    Graph
+        Can be queried, and clustered again with other weights.
+
+    Raises
+    ------
+    FileNotFoundError, OSError
+        If there is no such file, another process writes it, or it is no region graph.
+    """
+    from volara_expr.store.graph_db import GraphDB
+    from volara_expr.store.location import locate
+
+    file = locate(path).file(".duckdb")
+    db = GraphDB(file)
+    return Graph(stored_graph(file, db.scores, db.metadata))
+
+
+def stored_graph(path: str, scores: Sequence[str], metadata: Mapping[str, Any]) -> StoredGraph:
+    """Return the node of a database that exists."""
+    state = os.stat(path)
+    content = digest_of(metadata.get("digest"), state.st_size, state.st_mtime_ns)
+    scales = metadata.get("scales", {})
+    edge_columns = ("u", "v", *(f"{s}{end}" for s in scores for end in ("", "_sum", "_count")))
+    return StoredGraph(
+        StoredTable(os.path.abspath(path), content, ("id", "size"), "nodes"),
+        StoredTable(os.path.abspath(path), content, edge_columns, "edges"),
+        tuple(scores),
+        tuple((s, int(scales.get(s, 1))) for s in scores),
+    )

@@ -41,6 +41,12 @@ def label(image: NDArray[Any], connectivity: int = 1, *, equal: bool = False) ->
         If connectivity or the number of axes is out of range.
     TypeError
         If `image` is neither bool nor integer.
+
+    Examples
+    --------
+    >>> label(np.array([[1, 0, 1], [0, 1, 0]]), connectivity=1)
+    (array([[1, 0, 2],
+           [0, 3, 0]], dtype=uint32), 3)
     """
     if image.dtype.kind not in "biu":
         raise TypeError(f"image has dtype {image.dtype}; threshold it first, components are of bool or integer images")

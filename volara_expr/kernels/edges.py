@@ -20,7 +20,7 @@ __all__ = ["FIXED_POINT", "Kind", "base_boxes", "edge_sums", "node_sums", "slab"
 
 Kind = Literal["inner", "owned", "face"]
 FIXED_POINT = 2.0**24
-"""A float value x is summed as rint(x * FIXED_POINT)."""
+"""A float value x is summed as rint(x * FIXED_POINT); at magnitude 1, int64 holds the sum of 2**39 voxels."""
 
 _LARGEST = 2.0**15
 _MUL = np.uint64(0x9E3779B97F4A7C15)
@@ -159,6 +159,13 @@ def edge_sums(
         If shapes differ, a score is out of range, or `values` does not cover every v that has a partner in `labels`.
     TypeError
         If labels, values or table have another dtype.
+
+    Examples
+    --------
+    >>> labels = np.array([[7, 7, 9], [7, 9, 9]], np.uint32)
+    >>> values = np.array([[[1, 2, 0], [3, 0, 0]]], np.uint8)
+    >>> edge_sums(labels, (0, 0), values, (0, 0), [(0, 1)], [0], 1, (0, 0), (2, 3))
+    (array([7], dtype=uint64), array([9], dtype=uint64), array([[5, 2]]))
     """
     labels_lo, values_lo, step, score = (np.asarray(a, np.int64) for a in (labels_lo, values_lo, offsets, scores))
     begin, end = base_boxes(cell_lo, cell_hi, step, kind, axis, side)
@@ -340,9 +347,7 @@ def _runs(labels):
     n = 1
     for z in range(d):
         for y in range(h):
-            while (
-                n + w > ids.shape[0]
-            ):  # room for a whole row: arrays that are replaced in the inner loop make it 30 times slower
+            while n + w > ids.shape[0]:  # for a whole row: arrays replaced in the inner loop make it 30 times slower
                 keys, slots = _grown(keys, slots)
                 ids = np.append(ids, np.zeros_like(ids))
             row = labels[z, y]

@@ -44,6 +44,11 @@ def mutex_watershed(u: ArrayLike, v: ArrayLike, weights: ArrayLike, n: int) -> N
     ------
     ValueError
         If a weight is NaN, an end is not a node, shapes differ, or the graph is too large.
+
+    Examples
+    --------
+    >>> mutex_watershed([0, 1, 0], [1, 2, 2], [0.9, 0.3, -0.5], 3)
+    array([0, 0, 2], dtype=uint32)
     """
     signed = np.asarray(weights)
     u, v = _ends(u, v, n)
@@ -72,6 +77,11 @@ def components(u: ArrayLike, v: ArrayLike, n: int) -> NDArray[np.uint32]:
     ------
     ValueError
         If an end is not a node, shapes differ, or the graph is too large.
+
+    Examples
+    --------
+    >>> components([0, 3], [2, 1], 5)
+    array([0, 1, 0, 1, 4], dtype=uint32)
     """
     component: NDArray[np.uint32] = _components(*_ends(u, v, n), n)
     return component

@@ -71,6 +71,11 @@ def relabel(
         does not fit `out_dtype`; the first whose label is negative.
     ValueError
         If the ids do not ascend, ids and values differ in number, or a value does not fit `out_dtype`.
+
+    Examples
+    --------
+    >>> relabel(np.array([0, 3, 3, 5], np.uint32), [3], [8])
+    array([0, 8, 8, 5], dtype=uint64)
     """
     out_dtype = np.dtype(out_dtype)
     if labels.dtype.kind not in "biu" or out_dtype.kind not in "iu":

@@ -9,6 +9,7 @@ import numpy as np
 
 from volara_expr.array.labels import Labels
 from volara_expr.array.pointwise import Pointwise
+from volara_expr.array.shape import Shape
 from volara_expr.array.writing import Evaluation
 from volara_expr.expr.node import ArrayNode, Neighborhood
 from volara_expr.geometry import Roi
@@ -16,7 +17,7 @@ from volara_expr.geometry import Roi
 __all__ = ["Array"]
 
 
-class Array(Pointwise, Labels, Evaluation):
+class Array(Pointwise, Shape, Labels, Evaluation):
     """A lazy array: NumPy's language, evaluated block by block when it is written.
 
     Made by `volara_expr.open` and `volara_expr.from_numpy`, and by operations on other arrays. Nothing is read or computed

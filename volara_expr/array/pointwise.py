@@ -167,9 +167,6 @@ class Pointwise(Handle):
     def __hash__(self) -> int:
         return hash(self.node)
 
-    def __bool__(self) -> bool:
-        raise TypeError("a lazy array is neither true nor false; reduce it with any() or all() and compute() that")
-
     def astype(self, dtype: npt.DTypeLike) -> Array:
         """Convert to another type, as `numpy.ndarray.astype`.
 

@@ -6,6 +6,7 @@ the table, so the result is NumPy's by construction, and a voxel costs one look-
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,10 @@ class Coded:
 
     def __getitem__(self, index: Any) -> Coded:
         return Coded(self.codes[index], self.table)
+
+    def transpose(self, axes: Sequence[int]) -> Coded:
+        """Return the array with its axes in another order."""
+        return Coded(self.codes.transpose(axes), self.table)
 
 
 def coded(data: npt.NDArray[Any] | Coded) -> Coded | None:

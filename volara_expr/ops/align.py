@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,7 +14,18 @@ from volara_expr.expr.node import ArraySpec, Neighborhood
 from volara_expr.geometry import Axis, Box, Space
 from volara_expr.geometry.space import METERS
 
-__all__ = ["Alignment", "Line", "assemble", "broadcast", "common_boxes", "lines", "place", "spatial_lines", "where_is"]
+__all__ = [
+    "Alignment",
+    "Line",
+    "assemble",
+    "axis_number",
+    "broadcast",
+    "common_boxes",
+    "lines",
+    "place",
+    "spatial_lines",
+    "where_is",
+]
 
 REMEDY = (
     "crop them to their common world box with ve.align(a, b), or give b's voxels a's position with b.at(a) if they belong there"
@@ -78,6 +90,21 @@ def assemble(parts: Sequence[Line], dtype: np.dtype, placed: bool, neighborhood:
     box = Box(tuple(p.lo for p in parts), tuple(p.hi for p in parts))
     frame = Box(tuple(p.frame[0] for p in parts), tuple(p.frame[1] for p in parts))
     return ArraySpec(box, dtype, space, neighborhood, frame)
+
+
+def axis_number(axis: int | str, ndim: int, names: Sequence[str] = ()) -> int:
+    """Return the position of an axis given by number (negative from the end) or name.
+
+    Raises
+    ------
+    ValueError
+        If there is no such axis.
+    """
+    if isinstance(axis, str) and axis in names:
+        return list(names).index(axis)
+    if isinstance(axis, str) or not -ndim <= operator.index(axis) < ndim:
+        raise ValueError(f"no axis {axis!r} among {ndim}" + (f" ({', '.join(names)})" if names else ""))
+    return operator.index(axis) % ndim
 
 
 def where_is(spec: ArraySpec) -> str:

@@ -201,7 +201,7 @@ def components(image: ArrayNode, connectivity: int, equal: bool, block_size: Len
     space = image.spec.space
     inside = carried_mask(image)
     if inside is not None:
-        image = Mask(image, inside, False if image.spec.dtype.kind == "b" else 0)
+        image = Mask(image, inside)
     size = (CELL,) * len(space.spatial) if block_size is None else whole_voxels(space, block_size, "block_size", 1)
     labels = LocalComponents(image, cell_shape(space, size), int(connectivity), bool(equal))
     lut = ComponentLut(ComponentTable(labels), ComponentPairs(labels, (image,) if equal else ()))

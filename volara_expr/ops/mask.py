@@ -44,8 +44,7 @@ class Mask(ArrayNode):
                 f"the mask covers {given.box}, the array {spec.box} with space axes {spec.space.spatial}; give a mask of the "
                 "same voxels, over all axes or over the space axes"
             )
-        kinds = {"b": (bool,), "c": (int, float, complex), "f": (int, float)}.get(spec.dtype.kind, (int,))
-        if not isinstance(self.fill, kinds) or (spec.dtype.kind in "iu" and not _fits(int(self.fill.real), spec.dtype)):
+        if not _is_value(self.fill, spec.dtype):
             raise ValueError(f"fill={self.fill!r} is no value of dtype {spec.dtype}; use another, or astype first")
         return spec
 
@@ -60,9 +59,13 @@ class Mask(ArrayNode):
         return np.where(inside != 0, patches[0].data, self.spec.dtype.type(self.fill))
 
 
-def _fits(value: int, dtype: np.dtype[Any]) -> bool:
-    info = np.iinfo(dtype)
-    return int(info.min) <= value <= int(info.max)
+def _is_value(fill: object, dtype: np.dtype[Any]) -> bool:
+    """Whether a number can be held: exactly by integers and booleans, rounded by floats."""
+    if not isinstance(fill, (int, float, complex, np.generic)) or (isinstance(fill, complex) and dtype.kind != "c"):
+        return False
+    if dtype.kind == "b":
+        return fill in (0, 1)
+    return dtype.kind not in "iu" or (fill.real % 1 == 0 and np.iinfo(dtype).min <= fill.real <= np.iinfo(dtype).max)
 
 
 def masked(array: ArrayNode, mask: ArrayNode, fill: complex) -> Mask:
@@ -95,7 +98,7 @@ def carried_mask(node: ArrayNode) -> ArrayNode | None:
             stack += [x for x in at.arrays if _same_coordinates(x.spec, at.spec)]
     both: ArrayNode | None = None
     for m in sorted(found.values(), key=lambda m: (m.spec.box.size, m.digest)):  # that of a crop is the smallest
-        both = m if both is None else Mask(both, m, False if both.spec.dtype.kind == "b" else 0)
+        both = m if both is None else Mask(both, m)
     return both
 
 

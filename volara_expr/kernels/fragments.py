@@ -63,10 +63,10 @@ def cluster(codes, begin, end, shift, step, parent, head, tail, seen, bits):
     """Kruskal with mutexes: edges in order, a positive one joins unless a mutex forbids, any other one forbids.
 
     `codes` are voxel << shift | channel << 1 | positive, in the order begin[q]:end[q]; `step` leads from a voxel to the other
-    end of each channel's edge. The rest is overwritten: `parent` with the forest, `seen` with 1 at voxels that have a refused
+    end of each channel's edge. The rest is overwritten: `parent` with the forest, `seen` with 1 at roots that have a refused
     positive edge. Each root has a linked list (`head`, `tail`) of voxels that its cluster must not join; each such pair of
-    roots is in a hash table of at first 2**bits places, which keeps the pairs of former roots until it grows. One join adds
-    fewer pairs than the table, at most half full, holds, so it never runs full.
+    roots is in a hash table of at first 2**bits places, which keeps the pairs of former roots until it grows. A join adds fewer
+    pairs than the table holds, which is at most half full, so it never runs full.
     """
     parent[:] = FREE
     seen[:] = 0
@@ -90,8 +90,10 @@ def cluster(codes, begin, end, shift, step, parent, head, tail, seen, bits):
             pb = parent[rb]
             if e & U(1):
                 if pa != FREE and pb != FREE and _slot(table, free, ra, rb)[2]:
-                    seen[i] = 1
-                    seen[j] = 1
+                    if ra == i:
+                        seen[i] = 1
+                    if rb == j:
+                        seen[j] = 1
                     continue
                 if pb < pa or (pb == pa and rb < ra):  # the root with more mutexes stays
                     ra, rb = rb, ra
@@ -129,11 +131,9 @@ def cluster(codes, begin, end, shift, step, parent, head, tail, seen, bits):
                 free -= P(1)
                 live = 0
                 for t in range(old.shape[0]):
-                    if old[t] != P(0):
-                        x = _find(parent, U(old[t] >> P(32)))
-                        y = _find(parent, U(old[t] & P(0xFFFFFFFF)))
-                        if x != y:
-                            live += _put(table, free, x, y)
+                    x, y = U(old[t] >> P(32)), U(old[t] & P(0xFFFFFFFF))
+                    if x != y and parent[x] >= ROOT and parent[y] >= ROOT:
+                        live += _put(table, free, x, y)
 
 
 @jit

@@ -191,6 +191,13 @@ def test_a_store_is_one_zarr_version_and_arrays_hold_nothing(tmp_path: Path):
         store.create_array(tmp_path / "b.zarr", shape=(4, 4), dtype="u1", chunks=(4, 4), space=PLAIN)
 
 
+def test_a_refused_replacement_keeps_the_old(tmp_path: Path):
+    old = make(tmp_path, format="zarr2")
+    with pytest.raises(ValueError, match="cannot hold an array of zarr v3"):
+        make(tmp_path, format="zarr", delete=True)
+    assert store.open_array(old.url) == old
+
+
 def test_delete_spares_what_it_was_not_asked_for(tmp_path: Path):
     make(tmp_path, format="ome-zarr", levels=2)
     store.create_array(tmp_path / "a.zarr/seg", shape=(4, 4), dtype="u1", chunks=(4, 4), space=PLAIN)

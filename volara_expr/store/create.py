@@ -14,7 +14,7 @@ from volara_expr.geometry import Space
 from volara_expr.store.files import replacing, sync, temporary_name
 from volara_expr.store.funlib import WORLD, write_space
 from volara_expr.store.location import Location, locate
-from volara_expr.store.nodes import list_nodes, missing, read_node
+from volara_expr.store.nodes import Driver, list_nodes, missing, read_node
 from volara_expr.store.ome import level_space, read_multiscale, write_multiscale
 from volara_expr.store.open import ArrayInfo, find_array, open_array
 
@@ -28,6 +28,7 @@ FORMATS: dict[Format, tuple[Literal[2, 3], OmeVersion | None]] = {
     "zarr": (3, None),
     "zarr2": (2, None),
 }
+DRIVERS: dict[Literal[2, 3], Driver] = {2: "zarr", 3: "zarr3"}
 
 
 def level_shapes(shape: Sequence[int], space: Space, levels: int, factors: Sequence[int]) -> list[tuple[int, ...]]:
@@ -155,9 +156,10 @@ def create_array(
             _write_array(
                 folder, zarr_format, shapes[k], dtype, chunks, shards, fill, told, space, compression, compression_level
             )
+        _make_parents(location, zarr_format)
         if delete and read_node(location) is not None:
             _delete(location)
-        _install(temporary, location, zarr_format)
+        _install(temporary, location)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return open_array(location.url)
@@ -260,23 +262,23 @@ def _write_array(
     )
 
 
-def _install(temporary: str, location: Location, zarr_format: Literal[2, 3]) -> None:
-    """Move a finished node to its place, unless the same is there already."""
+def _make_parents(location: Location, zarr_format: Literal[2, 3]) -> None:
+    """Make the groups that hold a node; refuse those that cannot."""
     for parent in reversed(location.parents):
         node = read_node(parent)
         if node is None:
-            os.makedirs(parent.url, exist_ok=True)
-            _write_json(
-                f"{parent.url}/{'zarr.json' if zarr_format == 3 else '.zgroup'}",
-                {"zarr_format": zarr_format} | ({"node_type": "group", "attributes": {}} if zarr_format == 3 else {}),
-            )
+            name, more = ("zarr.json", {"node_type": "group", "attributes": {}}) if zarr_format == 3 else (".zgroup", {})
+            _write_json(f"{parent.url}/{name}", {"zarr_format": zarr_format} | more)
         elif node.is_array:
             raise ValueError(f"{parent.url} is an array and cannot hold {location.url}; write beside it")
-        elif node.driver != ("zarr3" if zarr_format == 3 else "zarr"):
-            other = "'ome-zarr-0.4' or 'zarr2'" if node.driver == "zarr" else "'ome-zarr' or 'zarr'"
-            raise ValueError(
-                f"{parent.url} is {node.driver} and cannot hold an array of zarr v{zarr_format}; use format={other}, or another store"
-            )
+        elif node.driver != DRIVERS[zarr_format]:
+            fitting = " or ".join(repr(name) for name, (version, _) in FORMATS.items() if DRIVERS[version] == node.driver)
+            remedy = f"use format={fitting}, or another store" if fitting else "use another store"
+            raise ValueError(f"{parent.url} is {node.driver} and cannot hold an array of zarr v{zarr_format}; {remedy}")
+
+
+def _install(temporary: str, location: Location) -> None:
+    """Move a finished node to its place, unless the same is there already."""
     for folder, _, names in os.walk(temporary):
         for name in names:
             sync(f"{folder}/{name}")
@@ -289,7 +291,7 @@ def _install(temporary: str, location: Location, zarr_format: Literal[2, 3]) -> 
         except OSError as error:
             if read_node(location) is None:  # else another process made it just now
                 raise FileExistsError(
-                    f"{location.url} exists and is no zarr array or group ({error}); remove it or choose another"
+                    f"{location.url} exists and is no zarr array or group ({error}); remove it or choose another place"
                 ) from error
     different = _difference(_tree(Location(temporary, "")), _tree(location), "")
     if different:

@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 __all__ = ["GraphDB", "build_graph_db", "check_scores", "merge_tables"]
 
-PATH = str | os.PathLike[str]
+StrPath = str | os.PathLike[str]
 BATCH_ROWS = 2**17
 
 
 def merge_tables(
-    parts: Iterable[tuple[PATH, Sequence[int]]],
-    out_path: PATH,
+    parts: Iterable[tuple[StrPath, Sequence[int]]],
+    out_path: StrPath,
     *,
     keys: Sequence[str],
     sums: Sequence[str],
     memory_limit_bytes: int,
-    tmp_dir: PATH,
+    tmp_dir: StrPath,
     threads: int | None = None,
 ) -> None:
     """Add up integer columns of many tables, by key; write one Parquet file sorted by the keys.
@@ -51,7 +51,7 @@ def merge_tables(
     keys, sums : sequence of str
         Columns. Others are left out.
     memory_limit_bytes : int
-        DuckDB goes to disk beyond this.
+        DuckDB goes to disk beyond this; the process and the rows being read take about 200 MB more. At least 128 MiB.
     tmp_dir : str or PathLike
         For that.
     threads : int, optional
@@ -106,9 +106,9 @@ def merge_tables(
 
 
 def build_graph_db(
-    path: PATH,
-    nodes_parquet: PATH,
-    edges_parquet: PATH,
+    path: StrPath,
+    nodes_parquet: StrPath,
+    edges_parquet: StrPath,
     metadata: Mapping[str, object],
     *,
     memory_limit_bytes: int | None = None,
@@ -211,7 +211,7 @@ class GraphDB:
         If there is no such file, another process writes it, or it is no region graph.
     """
 
-    def __init__(self, path: PATH) -> None:
+    def __init__(self, path: StrPath) -> None:
         self.path = os.fspath(path)
         with _connect(self.path) as connection:
             try:
@@ -327,12 +327,12 @@ def _connect(path: str) -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-def _columns(path: PATH) -> list[str]:
+def _columns(path: StrPath) -> list[str]:
     with open_table(path) as file:
         return list(file.schema_arrow.names)
 
 
-def _require(path: PATH, columns: Sequence[str], needed: Sequence[str]) -> None:
+def _require(path: StrPath, columns: Sequence[str], needed: Sequence[str]) -> None:
     lacking = [c for c in needed if c not in columns]
     if lacking:
         raise KeyError(f"{os.fspath(path)} has no column {', '.join(lacking)}; it has {', '.join(columns)}")

@@ -29,11 +29,11 @@ __all__ = [
 ]
 
 Columns = Mapping[str, NDArray[Any]]
-PATH = str | os.PathLike[str]
+StrPath = str | os.PathLike[str]
 ROW_GROUP_SIZE = 2**18
 
 
-def write_part(path: PATH, groups: Sequence[Columns], metadata: Mapping[str, str] | None = None) -> None:
+def write_part(path: StrPath, groups: Sequence[Columns], metadata: Mapping[str, str] | None = None) -> None:
     """Write a Parquet file with one row group per mapping.
 
     Parameters
@@ -62,13 +62,13 @@ def write_part(path: PATH, groups: Sequence[Columns], metadata: Mapping[str, str
 
 
 def write_table(
-    path: PATH, columns: Columns, row_group_size: int = ROW_GROUP_SIZE, metadata: Mapping[str, str] | None = None
+    path: StrPath, columns: Columns, row_group_size: int = ROW_GROUP_SIZE, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write one table; sort it by the column that `read_range` will ask for."""
     _write(path, [_to_arrow(columns)], metadata, row_group_size)
 
 
-def read_groups(path: PATH, groups: Sequence[int]) -> list[dict[str, NDArray[Any]]]:
+def read_groups(path: StrPath, groups: Sequence[int]) -> list[dict[str, NDArray[Any]]]:
     """Read row groups, in the order asked for.
 
     Raises
@@ -81,7 +81,7 @@ def read_groups(path: PATH, groups: Sequence[int]) -> list[dict[str, NDArray[Any
         return [_to_numpy(file.read_row_group(g)) for g in groups]
 
 
-def read_table(path: PATH, columns: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+def read_table(path: StrPath, columns: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
     """Read whole columns.
 
     Raises
@@ -96,7 +96,7 @@ def read_table(path: PATH, columns: Sequence[str] | None = None) -> dict[str, ND
         return _to_numpy(file.read(columns=None if columns is None else list(columns)))
 
 
-def read_range(path: PATH, column: str, lo: int, hi: int) -> dict[str, NDArray[Any]]:
+def read_range(path: StrPath, column: str, lo: int, hi: int) -> dict[str, NDArray[Any]]:
     """Read the rows with `lo <= column <= hi`, decoding only the row groups whose statistics allow any.
 
     Raises
@@ -119,7 +119,7 @@ def read_range(path: PATH, column: str, lo: int, hi: int) -> dict[str, NDArray[A
     return {name: values[keep] for name, values in found.items()}
 
 
-def read_metadata(path: PATH) -> dict[str, str]:
+def read_metadata(path: StrPath) -> dict[str, str]:
     """Return the metadata that the file was written with."""
     with open_table(path) as file:
         held = file.schema_arrow.metadata or {}
@@ -127,7 +127,7 @@ def read_metadata(path: PATH) -> dict[str, str]:
 
 
 @contextmanager
-def open_table(path: PATH) -> Iterator[pq.ParquetFile]:
+def open_table(path: StrPath) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file; errors of its format become OSError with the file and the remedy."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
@@ -145,7 +145,7 @@ def open_table(path: PATH) -> Iterator[pq.ParquetFile]:
         ) from error
 
 
-def check_groups(path: PATH, file: pq.ParquetFile, groups: Sequence[int]) -> None:
+def check_groups(path: StrPath, file: pq.ParquetFile, groups: Sequence[int]) -> None:
     """Raise OSError unless the open file has all these row groups."""
     wrong = [g for g in groups if not 0 <= g < file.num_row_groups]
     if wrong:
@@ -155,7 +155,7 @@ def check_groups(path: PATH, file: pq.ParquetFile, groups: Sequence[int]) -> Non
         )
 
 
-def _write(path: PATH, tables: Sequence[pa.Table], metadata: Mapping[str, str] | None, row_group_size: int) -> None:
+def _write(path: StrPath, tables: Sequence[pa.Table], metadata: Mapping[str, str] | None, row_group_size: int) -> None:
     schema = tables[0].schema.with_metadata(metadata)
     settings = {"compression": "zstd", "compression_level": 1, "use_dictionary": False, "write_page_checksum": True}
     with replacing(os.fspath(path)) as temporary, pq.ParquetWriter(temporary, schema, **settings) as writer:
@@ -181,7 +181,7 @@ def _to_numpy(table: pa.Table) -> dict[str, NDArray[Any]]:
     return {name: table.column(name).to_numpy() for name in table.column_names}
 
 
-def _check_columns(path: PATH, file: pq.ParquetFile, columns: Sequence[str]) -> None:
+def _check_columns(path: StrPath, file: pq.ParquetFile, columns: Sequence[str]) -> None:
     held = file.schema_arrow.names
     for name in columns:
         if name not in held:

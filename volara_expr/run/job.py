@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from executors.protocol import Resources, job_file
-from volara_expr.expr import ArrayNode, BlockTable, GlobalTable, Node, TableNode, unpack
+from executors.protocol import Resources
+from volara_expr.expr import ArrayNode, BlockTable, GlobalTable, Node, Patch, TableNode, unpack
 from volara_expr.expr.node import Packed
 from volara_expr.geometry import Box
 from volara_expr.geometry.grid import BlockGrid
@@ -112,7 +112,7 @@ class _Base:
 
     def describe(self, i: int) -> str:
         """Say where block `i` lies and how to run it alone."""
-        return f"{self.where(i)}\nrun it alone: python -m executors.worker {job_file(self)} {i}"
+        return f"{self.where(i)}\nrun it alone: python -m executors.worker {os.path.join(self.folder, self.key)}.job {i}"
 
     def where(self, i: int) -> str:
         """Say where block `i` lies."""
@@ -243,6 +243,7 @@ class BlockJob(_Base):
         arrays: list[tuple[int, Box, npt.NDArray[Any]]] = []
         rows: dict[int, list[tuple[int, Any]]] = {}
         slabs: dict[tuple[int, int], list[Any]] = {}
+        joint: dict[int, dict[ArrayNode, Patch]] = {}
         block = self.grid.box(work.block)
         for demand, boxes, pending in work.reads:
             t0 = time.perf_counter()
@@ -267,20 +268,21 @@ class BlockJob(_Base):
                     arrays.append((k, patch.box, np.ascontiguousarray(plain(patch.data), node.spec.dtype)))
                 elif demand.cell is not None:
                     assert isinstance(node, BlockTable)
-                    slabs.setdefault((k, demand.cell), []).append([patches[x] for x in node.arrays])
+                    slabs.setdefault((k, demand.cell), []).append([patches[x].cut(demand.boxes[x].clip(x.spec.box)) for x in node.arrays])
+                else:
+                    joint[k] = patches
         for k, target in enumerate(self._targets):
             node = target.node
             if not isinstance(node, BlockTable):
                 continue
             assert target.frame is not None
             made = rows.setdefault(k, [])
-            joint = next((d for d, _, _ in work.reads if k in d.targets and d.cell is None), None)
             for index, cell in node.cells.blocks(target.frame.full(block)):
                 number = node.cells.number(index)
-                if joint is not None:
+                if k in joint:
                     (need,) = node.demands(cell)
                     parts = [
-                        [patches[x].cut(b.clip(x.spec.box)) for x, b in zip(node.arrays, need, strict=True) if b is not None]
+                        [joint[k][x].cut(b.clip(x.spec.box)) for x, b in zip(node.arrays, need, strict=True) if b is not None]
                     ]
                 else:
                     parts = slabs.get((k, number), [])

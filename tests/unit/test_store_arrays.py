@@ -172,7 +172,7 @@ def test_refused_requests_leave_nothing(tmp_path: Path):
         ({"levels": 2}, "pyramid"),
         ({"chunks": (4,)}, "differ in length"),
         ({"compression": "lzma"}, "unknown compression"),
-        ({"format": "ome-zarr", "level_factors": (2,)}, "one positive number each"),
+        ({"format": "ome-zarr", "levels": 2, "level_factors": (2,)}, "one positive number each"),
     ]:
         with pytest.raises(ValueError, match=message):
             make(tmp_path, **how)
@@ -189,6 +189,12 @@ def test_a_store_is_one_zarr_version_and_arrays_hold_nothing(tmp_path: Path):
     (tmp_path / "b.zarr" / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="is no zarr array or group"):
         store.create_array(tmp_path / "b.zarr", shape=(4, 4), dtype="u1", chunks=(4, 4), space=PLAIN)
+
+
+def test_many_axes(tmp_path: Path):
+    shape = (2,) * 7
+    info = make(tmp_path, shape=shape, chunks=shape, space=Space.plain(7))
+    assert info.space == Space.plain(7)
 
 
 def test_a_refused_replacement_keeps_the_old(tmp_path: Path):

@@ -44,7 +44,7 @@ def level_shapes(shape: Sequence[int], space: Space, levels: int, factors: Seque
     factors : sequence of int
         From one level to the next, one per space axis; of more, the last count.
     """
-    factors = _per_space_axis(factors, space)
+    factors = _per_space_axis(factors, space) if levels > 1 else ()
     out = [tuple(shape)]
     for _ in range(levels - 1):
         next_shape = list(out[-1])

@@ -60,7 +60,9 @@ def merge_tables(
     Raises
     ------
     OSError
-        If a part is missing or damaged.
+        If a part is missing or damaged, or a disk is full.
+    KeyError
+        If a column is missing.
     OverflowError
         If a sum does not fit in 64 bits.
     """
@@ -69,6 +71,7 @@ def merge_tables(
     types = dict.fromkeys(keys, pa.uint64()) | dict.fromkeys(sums, pa.int64())
     if parts:
         with open_table(parts[0][0]) as file:
+            _require(parts[0][0], file.schema_arrow.names, wanted)
             types = {name: file.schema_arrow.field(name).type for name in wanted}
     schema = pa.schema(list(types.items()))
     failures: list[Exception] = []

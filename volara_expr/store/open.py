@@ -331,7 +331,7 @@ def _n5_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
     pixel = attributes.get("pixelResolution")
     if size is None and pixel is not None:
         size, unit = (pixel["dimensions"], pixel.get("unit")) if isinstance(pixel, dict) else (pixel, None)
-    if size is not None:
+    if isinstance(size, list):
         out["voxel_size"] = size[::-1]
         out["units"] = attributes.get("units", [unit] * len(size))[::-1]
     if "axes" in attributes:

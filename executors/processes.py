@@ -130,8 +130,6 @@ class _Worker:
     """Blocks in the order in which they were given, and whether each was started."""
     ready: bool = False
     """The present job is set up."""
-    alone: bool = False
-    """The block that it holds failed or was lost before, so that none is put beside it."""
     tail: str = ""
     """The end of what it printed."""
     decoder: Any = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
@@ -247,14 +245,10 @@ class _Pool:
 
     def _feed(self, worker: _Worker) -> None:
         """Give a worker enough blocks to read ahead, but no more than its share of those that are left."""
-        if worker.alone and worker.held:
-            return
         share = max(1, min(_AHEAD, self._blocks.n_unfinished // self._n)) - len(worker.held)
         given = [block for _ in range(share) if (block := self._blocks.take()) is not None]
-        worker.alone = False
         if not given and not worker.held and (block := self._blocks.take_retry()) is not None:
-            given = [block]
-            worker.alone = True
+            given = [block]  # alone, since no fresh block is left
         if given:
             worker.held.update(dict.fromkeys(given, False))
             worker.send(given)

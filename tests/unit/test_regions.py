@@ -5,6 +5,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+import volara_expr as ve
+from executors import Serial
 from volara_expr.array.graph import NotComputed, open_graph
 from volara_expr.array.labels import Labels
 from volara_expr.expr.node import ArraySpec
@@ -486,3 +488,23 @@ def test_agglomerate_moves_arrays_to_the_labels_voxels_and_checks_the_rest():
     for kind, words, wrong in cases:
         with pytest.raises(kind, match=words):
             wrong()
+
+
+def test_written_graphs_are_equal_for_any_cells_and_any_execution_block(tmp_path):
+    affs = ve.from_numpy(affinities(np.float32), voxel_size=(40, 4, 4), units="nm", neighborhood=MIXED)
+    frags = affs.watershed(BIAS, STRIDES, (8, 8, 9))
+    graphs = {"a": frags.agglomerate(affs, SCORES), "b": frags.agglomerate(affs, SCORES, block_size=(8, 8, 9))}
+    root = str(tmp_path / "out.zarr")
+    ve.write({f"{root}/{k}": g for k, g in graphs.items()} | {f"{root}/frags": frags}, executor=Serial(), progress=False)
+    stored = ve.open(f"{root}/frags")
+    again = stored.agglomerate(affs, SCORES, block_size=5)
+    ve.write({f"{root}/c": again}, executor=Serial(block=(10, 10, 10)), progress=False)
+    a, b, c = (open_graph(f"{root}/{k}") for k in "abc")
+    assert a.edges().num_rows > 100
+    assert a.edges().equals(b.edges())
+    assert a.edges().equals(c.edges())
+    assert a.nodes().equals(b.nodes())
+    assert a.nodes().equals(c.nodes())
+    weights = {"near": (1.0, -0.45), "far": (2.0, -1.1)}
+    segments = [f.relabel(g.mutex_watershed(weights), "error").compute() for f, g in ((frags, graphs["a"]), (stored, c))]
+    np.testing.assert_array_equal(*segments)

@@ -14,7 +14,7 @@ import numpy as np
 from volara_expr.expr.node import ArrayNode, ArraySpec, BlockTable, Columns, GlobalTable, Patch
 from volara_expr.geometry import BlockGrid, Box
 from volara_expr.geometry.space import Length
-from volara_expr.ops.cells import CELL, BlockIds, cell_shape, grid_of, spatial_part, whole_voxels
+from volara_expr.ops.cells import CELL, BlockIds, cell_shape, grid_of, plain, spatial_part, whole_voxels
 from volara_expr.ops.labels import Relabel
 from volara_expr.ops.lut import LUT_COLUMNS, write_lut
 from volara_expr.ops.mask import Mask, carried_mask
@@ -60,6 +60,10 @@ class LocalComponents(ArrayNode):
         return result
 
     @property
+    def label(self) -> str:
+        return "components of cells"
+
+    @property
     def unit(self) -> tuple[int, ...]:
         return self.block
 
@@ -100,6 +104,10 @@ class ComponentTable(BlockTable):
     labels: LocalComponents
 
     @property
+    def label(self) -> str:
+        return "first voxels"
+
+    @property
     def columns(self) -> tuple[str, ...]:
         return ("id", "first")
 
@@ -135,6 +143,10 @@ class ComponentPairs(BlockTable):
     image: tuple[ArrayNode, ...] = ()
 
     @property
+    def label(self) -> str:
+        return "touching pairs"
+
+    @property
     def columns(self) -> tuple[str, ...]:
         return ("u", "v")
 
@@ -158,7 +170,7 @@ class ComponentPairs(BlockTable):
         space = self.labels.spec.space
         found = [np.empty((2, 0), np.uint64)]
         for (axis, slab), patches in zip(self._slabs(cell), reads, strict=True):
-            labels, *image = (spatial(self.labels, p.data) for p in patches)
+            labels, *image = (spatial(self.labels, plain(p)) for p in patches)
             lo = spatial_part(slab, space).lo
             for step in (0, 1):  # the kernel looks in one direction only, so from both layers
                 start = slab.lo[axis] + step
@@ -178,6 +190,10 @@ class ComponentLut(GlobalTable):
 
     local: ComponentTable
     pairs: ComponentPairs
+
+    @property
+    def label(self) -> str:
+        return "component numbers"
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -53,6 +53,10 @@ class NodeTable(BlockTable):
     block: tuple[int, ...]
 
     @property
+    def label(self) -> str:
+        return "nodes"
+
+    @property
     def columns(self) -> tuple[str, ...]:
         return ("id", "size", *(f"{n}_sum" for n in (*self.labels.spec.space.names, *self.names)))
 
@@ -102,6 +106,10 @@ class EdgeTable(BlockTable):
     channels: tuple[tuple[int, ...], ...]
     kind: Kind
     block: tuple[int, ...]
+
+    @property
+    def label(self) -> str:
+        return f"edges ({self.kind})"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -240,6 +248,10 @@ class MergedTable(GlobalTable):
     keys: tuple[str, ...]
 
     @property
+    def label(self) -> str:
+        return f"merged {self.parts[0].label.split()[0]}"
+
+    @property
     def columns(self) -> tuple[str, ...]:
         return self.parts[0].columns
 
@@ -277,6 +289,10 @@ class RegionGraph(GlobalTable):
     scores: tuple[str, ...]
     scales: tuple[tuple[str, int], ...]
     space: Space = field(repr=False)
+
+    @property
+    def label(self) -> str:
+        return "region graph"
 
     @property
     def columns(self) -> tuple[str, ...]:

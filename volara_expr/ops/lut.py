@@ -144,6 +144,10 @@ class MutexWatershedLut(GlobalTable):
     combine: bool = False
 
     @property
+    def label(self) -> str:
+        return "segments by mutex watershed"
+
+    @property
     def columns(self) -> tuple[str, ...]:
         return LUT_COLUMNS
 
@@ -179,6 +183,10 @@ class GraphComponentsLut(GlobalTable):
     edges: TableNode
     thresholds: tuple[tuple[str, float], ...]
     scales: tuple[int, ...]
+
+    @property
+    def label(self) -> str:
+        return "segments by components"
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -295,6 +295,12 @@ def test_a_mean_over_nan_is_refused():
     assert caught.value.voxel == (0, 3, 2)
 
 
+def test_a_mean_may_be_negative_and_takes_the_channels_there_are():
+    affs = np.array([[[0.4, -0.2, -0.4, -0.5]]])
+    assert fragments(affs, [(0, 1)], bias=[0.3], min_mean_affinity=-0.1)[0].tolist() == [[1, 1, 1, 0]]
+    assert fragments(affs, [(0, 1)], bias=[0.3], min_mean_affinity=-0.05)[1] == 0
+
+
 def test_huge_values_are_clipped():
     affs = np.array([[[1e300, -1e300, 5000.0, 0.0]]])
     assert fragments(affs, [(0, 1)], bias=[-0.5])[0].tolist() == [[1, 1, 2, 2]]
@@ -322,6 +328,9 @@ GOOD = {"affs": np.zeros((1, 3, 3), np.uint8), "offsets": [(0, 1)], "bias": [-0.
         ({"crop": (slice(0, 3, 2), slice(0, 3))}, "steps of 1"),
         ({"crop": (slice(0, 3),)}, "crop has 1"),
         ({"min_extent": (1, 2, 3)}, "min_extent"),
+        ({"mean_affs": np.ones((2, 3, 4))}, r"mean_affs has space \(3, 4\)"),
+        ({"noise": -1.0}, "noise"),
+        ({"affs": np.zeros((0, 3, 3))}, r"\(0, 3, 3\)"),
     ],
 )
 def test_mistakes_are_named(change, message):

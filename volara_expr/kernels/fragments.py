@@ -185,7 +185,7 @@ def surviving(
     min_size : int
         Least number of voxels.
     min_mean_affinity : float
-        Least mean affinity.
+        Least mean affinity; 0.0 asks for no mean.
     min_extent : sequence of int, optional
         Least length in voxels of the bounding box, for each space axis.
     table : ndarray of float64, optional
@@ -205,9 +205,9 @@ def surviving(
     size = np.bincount(flat, minlength=n + 1)
     keep = size >= min_size
     keep[0] = False
-    if min_mean_affinity > 0:
-        total = np.zeros(n + 1)
-        for c, channel in enumerate(affinities[: labels.ndim]):
+    if min_mean_affinity:
+        total, channels = np.zeros(n + 1), affinities[: labels.ndim]
+        for c, channel in enumerate(channels):
             value = (channel.astype(np.float64) if table is None else table[channel]).reshape(-1)
             bad = ~np.isfinite(value) & (flat > 0)
             if bad.any():
@@ -218,7 +218,7 @@ def surviving(
                     (c, *voxel),
                 )
             total += np.bincount(flat, weights=value, minlength=n + 1)
-        keep &= total >= min_mean_affinity * labels.ndim * size
+        keep &= total >= min_mean_affinity * len(channels) * size
     if min_extent is not None:
         boxes = ndimage.find_objects(labels, max_label=n)
         extent = np.array([[s.stop - s.start for s in box] for box in boxes], np.int64).reshape(n, labels.ndim)

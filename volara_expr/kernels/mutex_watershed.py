@@ -1,10 +1,10 @@
 """Mutex watershed of one block of affinities: every voxel pair is an edge, every edge is seen once, in order of strength.
 
-The algorithm is that of Wolf et al., "The Mutex Watershed" (ECCV 2018); the weights, their order and the background are the
-ones of `mwatershed`, which is the reference in the tests. Two ways lead to the sorted edges. uint8 codes take at most 256
-weights for each channel, so a counting sort by rank writes the edges in order while it scans the block. All other inputs get
-a fixed-point weight for each voxel, and a radix sort. (uint16 codes go the second way: with 65,536 weights for each channel
-the buckets of a counting sort no longer stay in cache.)
+The algorithm is that of Wolf et al., "The Mutex Watershed" (ECCV 2018); in the tests, `mwatershed` fed the same edges gives
+the same clusters. Two ways lead to the sorted edges. uint8 codes take at most 256 weights for each channel, so a counting
+sort by rank writes the edges in order while it scans the block. All other inputs, and uint8 with noise, get a fixed-point
+weight for each voxel, made by NumPy so that numba need not compile for their dtype, and a radix sort. (uint16 codes go the
+second way: with 65,536 weights for each channel the buckets of a counting sort no longer stay in cache.)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BAD_KEY = 0xFFFFFFFF  # 2**31 - 1 - abs(BAD), as uint32
 U32_CODES = 2**32  # edge codes below this are uint32
 SLAB = 1 << 15  # voxels whose float64 values stay in cache
 
-GOLDEN = P(0x9E3779B97F4A7C15)
+GOLDEN = P(0x9E3779B97F4A7C15)  # SplitMix64's increment
 ALWAYS = P(0xFFFFFFFFFFFFFFFF)  # no hash exceeds it
 
 
@@ -66,7 +66,7 @@ STEP = np.array([0xD1342543DE82EF95, 0xAF251AF3B0F025B5, GOLDEN], np.uint64)
 
 
 def _salts(seed: int, purpose: int, channels: int) -> np.ndarray:
-    """One start of the hash for each channel, different for each purpose."""
+    """One start of the hash for each channel; purpose 0 is noise, 1 random strides."""
     start = _mix(np.array([seed & (2**64 - 1)], np.uint64))
     salts: np.ndarray = _mix(start + np.arange(purpose, 2 * channels + purpose, 2, dtype=np.uint64) * GOLDEN)
     return salts
@@ -179,7 +179,8 @@ def _keep(codes, keys, begin, end, shift, step, mask, chance, salts, origin, sha
                 continue
             if chance[c] != ALWAYS:
                 yx = i % U(H * W)
-                z, y, x = P(i // U(H * W) + origin[0]), P(yx // U(W) + origin[1]), P(yx % U(W) + origin[2])
+                # numba adds uint64 and int64 as floats, so the coordinates wrap around in uint64 before they are added
+                z, y, x = P(i // U(H * W)) + P(origin[0]), P(yx // U(W)) + P(origin[1]), P(yx % U(W)) + P(origin[2])
                 if _mix_scalar(salts[c] + z * STEP[0] + y * STEP[1] + x * STEP[2]) > chance[c]:
                     continue
             codes[m] = e
@@ -271,7 +272,7 @@ class _Block:
         dtype: Any = np.uint32 if voxels << shift <= U32_CODES else np.uint64
         step = (self.offsets @ [space[1] * space[2], space[2], 1]).astype(np.uint32)  # modulo 2**32, as voxel numbers are
         codes, begin, end = self._sorted_edges(dtype, dtype(shift), step)
-        bits = min(17, max(1, voxels.bit_length() - 3))  # up to 2**17 places: more made no block faster
+        bits = max(1, min(voxels.bit_length() - 2, 22))
         cluster(codes, begin, end, dtype(shift), step, parent, head, tail, seen, bits)
         labels = self.workspace.take("labels", tuple(space))
         return labels, number(parent, seen, head, labels.reshape(-1))
@@ -397,12 +398,12 @@ def fragments(
         Part of the space that is returned; all of it by default.
     mask : ndarray, shape (*space), optional
         Where it is 0, no edge touches the voxel, and its label is 0.
-    mean_affs : ndarray, shape (>= nd, *space), optional
+    mean_affs : ndarray, shape (channels, *space), optional
         Averaged for `min_mean_affinity`; the affinities by default.
     min_size : int
         Fragments of fewer voxels become 0. Like the next two, tested before cropping.
     min_mean_affinity : float
-        Fragments with a lower mean of the first nd channels over their voxels become 0.
+        Fragments with a lower mean of the first nd channels over their voxels become 0; 0.0 asks for no mean.
     min_extent : sequence of int, optional
         Fragments whose bounding box is shorter along any axis become 0.
     workspace : Workspace, optional
@@ -419,9 +420,11 @@ def fragments(
     Raises
     ------
     BadVoxel
-        If an affinity of an edge is NaN or infinite.
+        If the affinity of an edge, or one that enters a mean, is NaN or infinite.
     ValueError
         If shapes do not fit, an offset is zero, a stride is not positive, or the block has 2**31 voxels or more.
+    MemoryError
+        If more than 2**30 pairs of clusters are kept apart.
 
     Examples
     --------
@@ -432,10 +435,10 @@ def fragments(
     affs = np.asarray(affs)
     C, *shape = affs.shape
     nd = len(shape)
-    if nd not in (2, 3) or affs.dtype.kind not in "iuf":
+    if nd not in (2, 3) or C == 0 or affs.dtype.kind not in "iuf":
         raise ValueError(f"affs must be numbers of shape (C, *space), space 2-D or 3-D; got {affs.dtype} {affs.shape}")
-    if affs[0].size >= 2**31:
-        raise ValueError(f"a block holds at most 2**31 - 1 voxels, this one {affs[0].size}; use a smaller block_size")
+    if math.prod(shape) >= 2**31:
+        raise ValueError(f"a block holds at most 2**31 - 1 voxels, this one {math.prod(shape)}; use a smaller block_size")
     bias = np.asarray(bias, np.float64)
     if bias.shape != (C,) or not np.isfinite(bias).all():
         raise ValueError(f"bias must be {C} finite numbers, one for each channel; got {bias.tolist()}")
@@ -444,7 +447,7 @@ def fragments(
     corner = _triples("origin", np.zeros(nd, int) if origin is None else origin, (nd,), 0)
     if not steps.any(axis=1).all():
         raise ValueError(f"offset {steps.any(axis=1).argmin()} is zero, so it links no two voxels; drop that channel")
-    if every.min(initial=1) < 1:
+    if every.min() < 1:
         raise ValueError(f"strides must be at least 1; got {every.min()}")
     if table is not None:
         table = np.asarray(table, np.float64)
@@ -453,9 +456,11 @@ def fragments(
             raise ValueError(
                 f"a table of shape {table.shape} does not fit {affs.dtype} affs; use 256 for uint8, 65536 for uint16"
             )
-    for name, array in (("mask", mask), ("mean_affs", mean_affs)):
-        if array is not None and array.shape[-nd:] != tuple(shape):
-            raise ValueError(f"{name} has space {array.shape[-nd:]}, affs have {tuple(shape)}; crop both to the same box")
+    if not 0 <= noise < math.inf:
+        raise ValueError(f"noise must be a finite standard deviation, at least 0; got {noise}")
+    for name, space_of in (("mask", mask), ("mean_affs", None if mean_affs is None else mean_affs[0])):
+        if space_of is not None and space_of.shape != tuple(shape):
+            raise ValueError(f"{name} has space {space_of.shape}, affs have {tuple(shape)}; crop both to the same box")
     crop = (slice(None),) * nd if crop is None else crop
     for name, entries in (("crop", crop), ("min_extent", min_extent)):
         if entries is not None and len(entries) != nd:
@@ -467,12 +472,14 @@ def fragments(
     space = (1,) * (3 - nd) + tuple(shape)
     workspace = workspace or Workspace()
     mask3 = None if mask is None or mask.all() else mask.reshape(space)
-    block = _Block(affs.reshape(C, *space), steps, bias, every, random_strides, noise, seed, table, corner, mask3, workspace)
+    block = _Block(
+        affs.reshape(C, *space), steps, bias, every, random_strides, noise, int(seed), table, corner, mask3, workspace
+    )
     try:
         labels, n = block.clusters()
     except BadVoxel as error:
         raise BadVoxel(str(error), (error.voxel[0], *error.voxel[4 - nd :])) from None
-    if min_size > 1 or min_mean_affinity > 0 or min_extent is not None:
+    if min_size > 1 or min_mean_affinity or min_extent is not None:
         keep = surviving(
             labels.reshape(shape),
             n,

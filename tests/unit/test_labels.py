@@ -42,7 +42,7 @@ def evaluate(n, box=None, tables=leaf_table):
 # ---------------------------------------------------------------- look-up tables
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint64])
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int32, np.uint64])
 def test_relabel_looks_labels_up_and_keeps_background(dtype):
     labels = np.random.default_rng(0).integers(0, 9, (6, 7)).astype(dtype)
     table = {1: 70, 3: 2**60, 5: 0, 200: 1}
@@ -99,17 +99,22 @@ def test_equal_tables_are_one_node():
 
 
 @pytest.mark.parametrize("held_rows", [10, 1 << 22])
-def test_a_table_in_a_file_gives_the_rows_of_a_range(tmp_path, monkeypatch, held_rows):
+def test_a_table_in_a_file_gives_the_rows_of_some_ids(tmp_path, monkeypatch, held_rows):
     monkeypatch.setattr(tables_module, "HELD_ROWS", held_rows)
     path = str(tmp_path / "lut.parquet")
     ids = np.arange(2**63, 2**63 + 5000, 5, dtype=np.uint64)
     write_table(path, {"id": ids, "value": ids // np.uint64(3)}, row_group_size=64)
     table = TableFiles(path=path, columns=("id", "value"))
-    rows = table.read_range("id", 2**63 + 11, 2**63 + 30)
-    assert rows["id"].tolist() == [2**63 + k for k in (15, 20, 25, 30)]
+    some = np.array([[0, 2**63 + 30, 2**63 + 30], [0, 2**63 + 13, 2**63 + 4995]], np.uint64)
+    rows = table.read_ids("id", some)
+    assert {2**63 + 30, 2**63 + 4995} <= set(rows["id"].tolist())
     assert rows["value"].tolist() == [i // 3 for i in rows["id"].tolist()]
+    # Row groups hold 64 rows, the last one 40: the first and the last are read. A table that is kept is cut to the range.
+    assert len(rows["id"]) == (64 + 40 if held_rows == 10 else 1000 - 3)
     assert len(table.read(["value"])["value"]) == 1000
-    assert len(table.read_range("id", 0, 0)["id"]) == 0
+    assert len(table.read_ids("id", np.zeros(4, np.uint64))["id"]) == 0
+    assert len(table.read_ids("id", np.zeros(0, np.uint64))["id"]) == 0
+    assert len(table.read_ids("id", np.arange(9, dtype=np.int32))["id"]) == 0
 
 
 def test_parts_are_read_in_the_order_of_the_ledger(tmp_path):
@@ -118,7 +123,7 @@ def test_parts_are_read_in_the_order_of_the_ledger(tmp_path):
         write_part(path, [{"id": np.array([10 * k + j], np.uint64)} for j in range(3)])
     table = TableFiles(parts=[(paths[1], [2, 0]), (paths[0], [1])], columns=("id",))
     assert table.read()["id"].tolist() == [12, 10, 1]
-    assert table.read_range("id", 1, 10)["id"].tolist() == [1, 10]
+    assert table.read_ids("id", np.array([10, 1, 0]))["id"].tolist() == [1, 10]
     assert len(TableFiles(columns=("id",)).read()["id"]) == 0
 
 

@@ -207,7 +207,7 @@ def open_graph(path: str | os.PathLike[str]) -> Graph:
 def stored_graph(path: str, scores: Sequence[str], metadata: Mapping[str, Any]) -> StoredGraph:
     """Return the node of a database that exists."""
     state = os.stat(path)
-    content = digest_of(metadata.get("digest"), state.st_size, state.st_mtime_ns)
+    content = str(metadata.get("digest") or digest_of(state.st_size, state.st_mtime_ns))
     scales = metadata.get("scales", {})
     edge_columns = ("u", "v", *(f"{s}{end}" for s in scores for end in ("", "_sum", "_count")))
     return StoredGraph(

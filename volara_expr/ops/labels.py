@@ -41,7 +41,7 @@ class Relabel(ArrayNode):
 
     def make_spec(self) -> ArraySpec:
         spec = self.labels.spec
-        if spec.dtype.kind not in "iu":
+        if spec.dtype.kind not in "biu":
             raise TypeError(f"labels of dtype {spec.dtype} cannot be looked up; make integers of them with astype('uint64')")
         if self.missing not in ("keep", "zero", "error"):
             raise ValueError(f"missing is {self.missing!r}; it must be 'keep', 'zero' or 'error'")
@@ -51,8 +51,6 @@ class Relabel(ArrayNode):
 
     def apply(self, kernel: Callable[..., Any], out: Box, patches: Sequence[Patch], tables: Sequence[Any]) -> Any:
         labels = patches[0].data
-        used = labels[labels != 0]
-        lo, hi = (int(used.min()), int(used.max())) if used.size else (0, 0)
-        rows = tables[0].read_range("id", max(lo, 0), max(hi, 0))
+        rows = tables[0].read_ids("id", labels)
         with absolute_voxel(self.labels.label, patches[0].box.lo):
             return kernel(labels, rows["id"], rows["value"], missing=self.missing)

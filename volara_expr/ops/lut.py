@@ -91,7 +91,7 @@ def write_lut(path: str, ids: Ids, values: Ids) -> None:
     write_table(path, dict(zip(LUT_COLUMNS, (ids, values), strict=True)))
 
 
-def _number(ids: Ids, ends: Ids) -> npt.NDArray[np.int64]:
+def _number(ids: Ids, ends: Ids) -> npt.NDArray[np.uint32]:
     """Return the position of each end of an edge among the nodes."""
     at = np.searchsorted(ids, ends)
     known = ids[np.minimum(at, len(ids) - 1)] == ends if len(ids) else np.zeros(len(ends), bool)
@@ -99,7 +99,7 @@ def _number(ids: Ids, ends: Ids) -> npt.NDArray[np.int64]:
         raise ValueError(
             f"an edge names fragment {ends[known.argmin()]}, which is not among the {len(ids)} nodes; rebuild the graph"
         )
-    return at
+    return at.astype(np.uint32)
 
 
 def _read(
@@ -160,8 +160,9 @@ class MutexWatershedLut(GlobalTable):
         if self.combine:
             weight = np.where(known, weight, 0).sum(axis=1, keepdims=True)
             known = np.asarray(known.any(axis=1, keepdims=True))
-        row, score = np.nonzero(known)
-        write_lut(out, ids, ids[kernel(u[row], v[row], weight[row, score], len(ids))])
+        each, known = weight.shape[1], known.reshape(-1)
+        u, v = (np.repeat(ends, each)[known] for ends in (u, v))
+        write_lut(out, ids, ids[kernel(u, v, weight.reshape(-1)[known], len(ids))])
 
 
 @dataclass(frozen=True, eq=False, repr=False)

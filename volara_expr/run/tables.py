@@ -14,13 +14,13 @@ from volara_expr.expr import TableNode
 from volara_expr.ops.graph_tables import StoredTable
 from volara_expr.ops.lut import ConstantLut
 from volara_expr.store.graph_db import GraphDB
-from volara_expr.store.tables import open_table, read_groups, read_range, read_table
+from volara_expr.store.tables import open_table, read_groups, read_table
 
 __all__ = ["TableFiles", "leaf_table"]
 
 Rows = dict[str, npt.NDArray[Any]]
 HELD_ROWS = 1 << 22
-"""A table up to this long is read once and kept; of a longer one, each block reads its ids' range."""
+"""A table up to this long is read once and kept; of a longer one, each block reads the row groups of its ids."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,19 @@ class TableFiles:
         # A table of no cells at all has columns, but no file that could tell their types.
         return {c: np.concatenate([g[c] for g in groups]) if groups else np.empty(0, np.uint64) for c in wanted}
 
-    def read_range(self, column: str, lo: int, hi: int) -> Rows:
-        """Return the rows with ``lo <= column <= hi``, by that column."""
+    def read_ids(self, column: str, ids: npt.NDArray[Any]) -> Rows:
+        """Return rows by a column, among them all those whose entry is one of the given ids.
+
+        Parameters
+        ----------
+        column : str
+        ids : ndarray of integers, any shape
+            Repetitions cost little where they follow each other.
+        """
         if self._long:
-            rows = read_range(self.path, column, lo, hi)
-            order = np.argsort(rows[column], kind="stable")
-            return {c: values[order] for c, values in rows.items()}
+            return self._groups_of(column, ids.reshape(-1))
+        hi = int(ids.max(initial=0))
+        lo = int(ids.min(initial=hi, where=ids > 0))
         rows = self._whole(column)
         sought = rows[column]
         begin = np.searchsorted(sought, sought.dtype.type(lo), "left")
@@ -81,6 +88,17 @@ class TableFiles:
             return False
         with open_table(self.path) as file:
             return int(file.metadata.num_rows) > HELD_ROWS
+
+    def _groups_of(self, column: str, ids: npt.NDArray[Any]) -> Rows:
+        """Return the row groups, of a file sorted by the column, that can hold one of the ids."""
+        wanted = np.unique(ids[np.append(True, ids[1:] != ids[:-1])[: len(ids)]]).astype(np.uint64)
+        with open_table(self.path) as file:
+            at = file.schema_arrow.names.index(column)
+            ranges = [file.metadata.row_group(g).column(at).statistics for g in range(file.num_row_groups)]
+            first = np.searchsorted(wanted, np.array([r.min for r in ranges], np.uint64), "left")
+            last = np.searchsorted(wanted, np.array([r.max for r in ranges], np.uint64), "right")
+            found = file.read_row_groups(np.flatnonzero(first < last).tolist())
+        return {c: found.column(c).to_numpy() for c in found.column_names}
 
     @cached_property
     def _sorted(self) -> dict[str, Rows]:

@@ -3,40 +3,47 @@
 from __future__ import annotations
 
 import difflib
-import json
+import errno
+import fcntl
 import logging
 import os
+import re
+import shutil
+import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from glob import escape, glob
+from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
-import psutil
 
-from executors.protocol import Cancelled, Event, Executor, Resources
+from executors.protocol import Cancelled, Executor, Resources
 from volara_expr.config import config
-from volara_expr.expr import ArrayNode, BlockTable, GlobalTable, Node, digest_of, pack, topological
+from volara_expr.expr import ArrayNode, Node, digest_of, pack, topological
 from volara_expr.expr.show import tree
-from volara_expr.geometry.grid import BlockGrid
+from volara_expr.ops.graph_tables import StoredTable
 from volara_expr.ops.sources import InMemory, StoredArray
 from volara_expr.plan.plan import Plan, Stage, make_plan
 from volara_expr.plan.targets import Output, Target
 from volara_expr.run.job import BlockJob, MemoryResult, TableJob
-from volara_expr.run.places import ATTRIBUTE, Place, Workspace, make_array
+from volara_expr.run.ledger import Ledger
+from volara_expr.run.places import ATTRIBUTE, Place, Workspace, make_array, state_of
 from volara_expr.run.progress import Mode, Progress, StageReport
-from volara_expr.store import Arrays, create_array, fingerprint, locate, open_array, read_attributes
+from volara_expr.store import Arrays, fingerprint, locate, open_array, read_attributes, update_attributes
 from volara_expr.store import delete as delete_array
+from volara_expr.store.graph_db import GraphDB
+from volara_expr.store.nodes import read_node
 
 __all__ = ["Result", "content_of", "execute", "plan_for"]
 
 logger = logging.getLogger("volara_expr")
 Keep = Literal["tables", "all"]
 Overwrite = bool | Literal["always"]
-Incomplete = (InterruptedError,)
+UNFINISHED = re.compile(r"\.[0-9a-f]{12}\.tmp(\.wal)?$")
+"""What follows the name of a file or folder that was being made or deleted when its process was killed."""
 
 
 @dataclass
@@ -89,17 +96,14 @@ def plan_for(
             seen[id(node)] = workspace.found(node) is not None
         return seen[id(node)]
 
-    todo = [o for o in outputs if not (o.url is not None and is_done(o, workspace, found))]
+    todo = [o for o in outputs if afresh or not is_done(o, workspace)]
     hints = executor.hints
     return make_plan(todo, workers=hints.workers, block=block or hints.block, worker_bytes=hints.memory_bytes, found=found)
 
 
-def is_done(output: Output, workspace: Workspace | None, found: Callable[[Node], bool]) -> bool:
+def is_done(output: Output, workspace: Workspace | None) -> bool:
     """Whether an output is complete where it was asked for."""
-    if workspace is None or not found(output.node):
-        return False
-    wanted, have = workspace.place(Target(output.node, "", output)), workspace.found(output.node)
-    return have is not None and have.url == wanted.url
+    return workspace is not None and output.url is not None and workspace.place(Target(output.node, "", output)).complete()
 
 
 def execute(
@@ -116,22 +120,36 @@ def execute(
 ) -> Result:
     """Run what the outputs need and is not there yet.
 
+    All that can be wrong with the request is found before anything is deleted, made or run.
+
     Raises
     ------
     FileExistsError
         An output exists and is that of another expression, and `overwrite` is false.
+    ValueError
+        Outputs lie in one another, or would replace what they are computed from.
+    RuntimeError
+        The data of an input changed since it was opened, or while the run was going on.
     executors.protocol.BlockFailures
         Blocks failed; the others are done and recorded.
     """
-    run_key = digest_of(sorted(o.node.digest for o in outputs), [o.url or "" for o in outputs])
-    sources = [n for n in topological([o.node for o in outputs]) if isinstance(n, StoredArray)]
-    with alone(workspace, run_key, should_stop):
-        for o in outputs:
-            if o.url is not None:
-                clear_way(o, workspace, overwrite)
-        check_sources(sources, "since it was opened; open it again")
-        plan = plan_for(outputs, workspace, executor, block, afresh=overwrite == "always")
-        jobs, results, places, shipped = make_jobs(plan, executor, workspace)
+    afresh = overwrite == "always"
+    nodes = topological([o.node for o in outputs])
+    sources = [n for n in nodes if isinstance(n, (StoredArray, StoredTable))]
+    named = {o: workspace.place(Target(o.node, "", o)) for o in outputs if o.url is not None}
+    check_apart(named, sources)
+    with alone([workspace.folder, *(locate(str(o.url)).workspace for o in named)], should_stop):
+        check_sources(sources, "since it was opened; open it again and write to another place, or with overwrite=True")
+        blocked = [o for o, place in named.items() if is_blocked(o, place, overwrite)]
+        for o, place in named.items():
+            if o not in blocked and place.complete():
+                workspace.remember(o.node, place)
+        plan = plan_for(outputs, workspace, executor, block, afresh)
+        for o in blocked:
+            clear(o, named[o])
+        if blocked:  # what was deleted may have been found before
+            plan = plan_for(outputs, workspace, executor, block, afresh)
+        jobs, results, places = make_jobs(plan, executor, workspace, afresh)
         watch = Progress({j.key: j.name for j in jobs}, progress)
         on_progress(watch)
         try:
@@ -141,193 +159,192 @@ def execute(
             raise
         finally:
             watch.close()
-        check_sources(
-            sources, "while the run was going on; results may mix old and new data. Write them again with overwrite='always'"
-        )
-        for o in outputs:
-            if o.url is not None:
-                mark_complete(o, workspace)
-        for n in topological([o.node for o in outputs]):
+        try:
+            check_sources(
+                sources,
+                "while the run was going on, so the results mix old and new; open it again and write with overwrite=True",
+            )
+        except RuntimeError:
+            for place in places.values():
+                place.ledger.discard()
+            raise
+        for o, place in named.items():
+            mark_complete(o, place)
+        for n in nodes:
             if n.digest not in places and (at := workspace.found(n)) is not None:
                 places[n.digest] = at
         arrays = {d: r.data for d, r in results.items()}
-        for d in [
-            o.node.digest for o in outputs if o.url is None and isinstance(o.node, ArrayNode) and o.node.digest not in arrays
-        ]:
-            arrays[d] = read_back(places[d])
-        clean_up(outputs, workspace, keep, jobs, shipped)
+        for o in outputs:
+            if o.url is None and isinstance(o.node, ArrayNode) and o.node.digest not in arrays:
+                arrays[o.node.digest] = read_back(places[o.node.digest])
+        clean_up(nodes, workspace, keep, [*places.values(), *named.values()])
     return Result(arrays, places, list(watch.reports.values()))
 
 
 # --- before the run ------------------------------------------------------------------------------------------------------
 
 
+_held = threading.local()
+"""Folders whose lock this thread holds: a block may itself compute something, in the same session's workspace."""
+
+
 @contextmanager
-def alone(workspace: Workspace, run_key: str, should_stop: Callable[[], bool]) -> Iterator[None]:
-    """Hold the right to drive a run; wait while another living process on this machine holds it."""
-    os.makedirs(workspace.jobs, exist_ok=True)
-    path = os.path.join(workspace.jobs, f"{run_key}.driver")
-    me = psutil.Process()
-    told = False
-    while True:
-        try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        except FileExistsError:
-            if not is_alive(path):
-                steal(path)
-                continue
-            if should_stop():
-                raise Cancelled("stopped while waiting for the driver that runs the same") from None
-            if not told:
-                logger.warning("another process drives the same run; waiting for it (%s)", path)
-                told = True
-            time.sleep(0.2)
-            continue
-        with os.fdopen(fd, "w") as f:
-            json.dump({"pid": me.pid, "started": me.create_time()}, f)
-        break
-    try:
+def alone(folders: Sequence[str], should_stop: Callable[[], bool]) -> Iterator[None]:
+    """Hold the right to drive runs in these workspaces; wait while another driver, of any process, holds one of them.
+
+    The system takes the locks back when their holder ends, however it ends.
+    """
+    mine: set[str] = vars(_held).setdefault("folders", set())
+    with ExitStack() as locks:
+        for folder in sorted({*folders} - mine):
+            os.makedirs(folder, exist_ok=True)
+            fd = os.open(os.path.join(folder, "lock"), os.O_RDWR | os.O_CREAT, 0o644)
+            locks.callback(os.close, fd)
+            told = False
+            while not lock(fd, folder):
+                if should_stop():
+                    raise Cancelled(f"stopped while waiting for another run that writes to {folder}")
+                if not told:
+                    logger.warning("another run holds %s; waiting until it ends, then going on with what it left", folder)
+                    told = True
+                time.sleep(0.1)
+            mine.add(folder)
+            locks.callback(mine.discard, folder)
         yield
-    finally:
-        if os.path.exists(path):
-            os.unlink(path)
 
 
-def is_alive(path: str) -> bool:
-    """Whether the driver that wrote the file lives; one that has not written yet does."""
+def lock(fd: int, folder: str) -> bool:
+    """Take a lock if it is free."""
     try:
-        with open(path) as f:
-            text = f.read()
-    except FileNotFoundError:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
-    if not text:
-        return time.time() - os.path.getmtime(path) < 5.0
-    holder = json.loads(text)
-    try:
-        return bool(psutil.Process(holder["pid"]).create_time() == holder["started"])
-    except psutil.NoSuchProcess:
+    except OSError as e:
+        if e.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        logger.warning("the file system of %s has no locks (%s); see to it that no other run writes there now", folder, e)
+    return True
+
+
+def check_apart(named: Mapping[Output, Place], sources: Sequence[StoredArray | StoredTable]) -> None:
+    """Check that no output would replace another one, or what it is computed from."""
+    taken = [(s.url if isinstance(s, StoredArray) else s.path, "an input of this run") for s in sources]
+    for o, place in named.items():
+        if dict(o.options).get("format") == "level":
+            continue
+        mine = str(o.url) if place.kind == "array" else place.url
+        for url, what in taken:
+            a, b = os.path.realpath(mine) + os.sep, os.path.realpath(url) + os.sep
+            if a.startswith(b) or b.startswith(a):
+                raise ValueError(
+                    f"the output {mine} and {url}, {what}, cannot both be there: one would replace the other. Write beside it"
+                )
+        taken.append((mine, "another output of this run"))
+
+
+def is_blocked(output: Output, place: Place, overwrite: Overwrite) -> bool:
+    """Whether something else stands where an output goes and is to be replaced.
+
+    Raises
+    ------
+    FileExistsError
+        It is not to be replaced; says what it is, and how its expression differs where that is known.
+    """
+    url = str(output.url) if place.kind == "array" else place.url
+    own = place.exists()
+    if (own and overwrite != "always") or not stands(place, url):
         return False
-
-
-def steal(path: str) -> None:
-    """Remove the mark of a dead driver; of several that try, one succeeds."""
-    grave = f"{path}.{uuid.uuid4().hex[:8]}"
-    try:
-        os.rename(path, grave)
-    except FileNotFoundError:
-        return
-    os.unlink(grave)
-
-
-def clear_way(output: Output, workspace: Workspace, overwrite: Overwrite) -> None:
-    """Refuse, or delete, what stands where an output goes and is not its own beginning."""
-    target = Target(output.node, "", output)
-    place = workspace.place(target)
-    node = output.node
-    if place.exists() and overwrite != "always":
-        return
-    if place.ledger.describe() is not None:
-        place.ledger.discard()  # its data was deleted, replaced, or is to be made afresh
-    url = str(output.url) if isinstance(node, ArrayNode) else place.url
-    there = what_stands_at(url, place, isinstance(node, ArrayNode))
-    if there is None:
-        return
     if not overwrite:
         raise FileExistsError(
-            f"{url} exists{there}. Choose another name, or pass overwrite=True to replace it"
-            + difference(output, workspace, place, there)
+            f"{url} exists and {what_stands(output.node, place)}. Choose another name, or pass overwrite=True to replace it"
         )
-    if isinstance(node, ArrayNode):
-        delete_array(url)
-    else:
-        os.unlink(url)
-    forget_siblings(place)
+    return True
 
 
-def what_stands_at(url: str, place: Place, is_array: bool) -> str | None:
-    """Say what exists at an output's place; None for nothing."""
-    if not is_array:
-        return " and was not written by this expression" if os.path.exists(url) else None
+def stands(place: Place, url: str) -> bool:
+    """Whether there is anything at an output's place."""
+    if place.kind == "file":
+        return os.path.exists(url)
+    return read_node(locate(url)) is not None
+
+
+def what_stands(node: Node, place: Place) -> str:
+    """Say what is in the way of an output."""
     try:
-        mark = read_attributes(place.url).get(ATTRIBUTE)
+        digest = read_attributes(place.url).get(ATTRIBUTE, {}).get("digest") if place.kind == "array" else None
     except FileNotFoundError:
-        try:
-            read_attributes(url)
-        except FileNotFoundError:
-            return None
-        return " and is not an image written here"
-    if mark is None:
-        return " and was not written by volara_expr"
-    return f" and holds the result of another expression ({str(mark.get('digest'))[:8]})"
+        return "holds something else than an array in this format"
+    if digest is None and place.kind == "array":
+        return "was not written by volara_expr"
+    about = place.ledger.describe()
+    if digest == node.digest:
+        if about is None:
+            return (
+                f"holds the result of this expression, but its ledger {place.folder} is gone, which would say what is finished"
+            )
+        return f"holds the result of this expression in write units of {tuple(about['unit'])}, but {place.grid.block} are asked for"
+    for folder in ledgers(place):
+        old = Ledger(folder, place.grid).describe()
+        if old is not None and digest in (None, old["digest"]) and folder != place.folder:
+            lines = difflib.ndiff(str(old["expression"]).splitlines(), tree([node]).splitlines())
+            changed = "\n".join([d for d in lines if d[:1] in "-+"][:20])
+            return f"holds the result of another expression ({old['digest'][:8]}), which differs in\n{changed}\n"
+    return f"holds the result of another expression ({digest[:8]})" if digest else "was not written by this expression"
 
 
-def difference(output: Output, workspace: Workspace, place: Place, there: str) -> str:
-    """Return how the expression that wrote what is there differs from the new one, where that is known."""
-    parent = os.path.dirname(place.folder)
-    if not os.path.isdir(parent):
-        return ""
-    for name in os.listdir(parent):
-        about = os.path.join(parent, name, "node.json")
-        if os.path.exists(about):
-            with open(about) as f:
-                old = str(json.load(f).get("expression", ""))
-            new = tree([output.node])
-            lines = [d for d in difflib.ndiff(old.splitlines(), new.splitlines()) if d[:1] in "-+"]
-            if lines:
-                return ".\n" + "\n".join(lines[:20])
-    return ""
+def ledgers(place: Place) -> list[str]:
+    """Return the folders of all ledgers that belong to an output's place, of any expression."""
+    return [os.path.dirname(p) for p in glob(os.path.join(escape(os.path.dirname(place.folder)), "*", "node.json"))]
 
 
-def forget_siblings(place: Place) -> None:
-    """Delete the ledgers of what was replaced at a place."""
-    parent = os.path.dirname(place.folder)
-    if os.path.isdir(parent):
-        for name in os.listdir(parent):
-            if os.path.exists(os.path.join(parent, name, "node.json")) and os.path.join(parent, name) != place.folder:
-                Place("rows", "", os.path.join(parent, name), place.grid).ledger.discard()
+def clear(output: Output, place: Place) -> None:
+    """Delete what stands where an output goes; first the ledgers, so that nothing half deleted counts as done."""
+    for folder in ledgers(place):
+        Ledger(folder, place.grid).discard()
+    if place.kind == "file":
+        os.unlink(place.url)
+    elif stands(place, str(output.url)):  # a level of an image goes with the image
+        delete_array(str(output.url))
 
 
-def check_sources(sources: Sequence[StoredArray], when: str) -> None:
+def check_sources(sources: Sequence[StoredArray | StoredTable], when: str) -> None:
     """Check that the inputs are what they were when they were opened."""
     for s in sources:
-        if content_of(s.url) != s.content:
-            raise RuntimeError(f"the data of {s.url} changed {when}")
+        if isinstance(s, StoredArray):
+            url, content = s.url, content_of(s.url)
+        elif s.path.endswith(".duckdb"):
+            url, content = s.path, digest_of(GraphDB(s.path).metadata.get("digest"), *state_of(s.path))
+        else:
+            continue  # a look-up table that a run of ours has just written
+        if content != s.content:
+            raise RuntimeError(f"the data of {url} changed {when}")
 
 
 def make_jobs(
-    plan: Plan, executor: Executor, workspace: Workspace
-) -> tuple[list[BlockJob | TableJob], dict[str, MemoryResult], dict[str, Place], list[str]]:
+    plan: Plan, executor: Executor, workspace: Workspace, afresh: bool
+) -> tuple[list[BlockJob | TableJob], dict[str, MemoryResult], dict[str, Place]]:
     """Create stores and ledgers, and describe each stage as a job."""
     places: dict[str, Place] = {}
     results: dict[str, MemoryResult] = {}
-    shipped: list[str] = []
-    memory: dict[str, Place] = {}
-    for stage in plan.stages:
-        for t in stage.targets:
-            if t.in_memory and executor.in_process:
-                assert isinstance(t.node, ArrayNode)
-                results[t.node.digest] = MemoryResult(t.node)
-            else:
-                places[t.node.digest] = prepare(t, workspace)
-        if not executor.in_process:
-            for n in stage.group.region.leaves.values():
-                if isinstance(n, InMemory) and n.content not in memory:
-                    memory[n.content] = ship(n, workspace)
-                    shipped.append(memory[n.content].folder)
+    for t in [t for stage in plan.stages for t in stage.targets]:
+        if t.in_memory and executor.in_process:
+            assert isinstance(t.node, ArrayNode)
+            results[t.node.digest] = MemoryResult(t.node)
+        else:
+            places[t.node.digest] = prepare(t, workspace, afresh)
     keys: list[str] = []
     jobs: list[BlockJob | TableJob] = []
     for stage in plan.stages:
-        jobs.append(job_of(stage, plan, workspace, places, results, memory, keys))
+        jobs.append(job_of(stage, plan, workspace, places, results, keys))
         keys.append(jobs[-1].key)
-    return jobs, results, places, shipped
+    return jobs, results, places
 
 
-def prepare(target: Target, workspace: Workspace) -> Place:
+def prepare(target: Target, workspace: Workspace, afresh: bool) -> Place:
     """Make the ledger and the array of a target, or find those of an earlier run."""
     place = workspace.place(target)
-    if place.ledger.describe() is not None and not place.exists():
+    if afresh or not place.exists():
         place.ledger.discard()
-    if not place.exists():
         incarnation = place.ledger.create(
             {"digest": target.node.digest, "op": target.node.label, "expression": tree([target.node])}
         )
@@ -339,36 +356,12 @@ def prepare(target: Target, workspace: Workspace) -> Place:
     return place
 
 
-def ship(node: InMemory, workspace: Workspace) -> Place:
-    """Write a NumPy array to the workspace for workers that cannot see this process's memory."""
-    folder = os.path.join(workspace.folder, "nodes", node.content)
-    url = os.path.join(folder, "array.zarr")
-    spec = node.spec
-    chunks = tuple(min(n, 64) for n in spec.shape) if spec.ndim > 2 else tuple(min(n, 1024) for n in spec.shape)
-    place = Place("array", url, folder, BlockGrid(spec.box, chunks or (1,), spec.box.lo), spec.box.lo)
-    try:
-        if read_attributes(url).get(ATTRIBUTE, {}).get("shipped"):
-            return place
-    except FileNotFoundError:
-        pass
-    data = node.data
-    assert data is not None
-    create_array(url, shape=spec.shape, dtype=spec.dtype, chunks=chunks, space=spec.space, format="zarr")
-    with Arrays(cache_bytes=0) as arrays:
-        arrays.write(url, spec.box.shift(tuple(-v for v in spec.box.lo)), np.asarray(data)).result()
-    from volara_expr.store import update_attributes
-
-    update_attributes(url, {ATTRIBUTE: {"shipped": True}})
-    return place
-
-
 def job_of(
     stage: Stage,
     plan: Plan,
     workspace: Workspace,
     places: dict[str, Place],
     results: dict[str, MemoryResult],
-    memory: dict[str, Place],
     keys: list[str],
 ) -> BlockJob | TableJob:
     """Describe a stage as a job."""
@@ -379,8 +372,6 @@ def job_of(
     for n in [*used, *(x for m in used for x in m.inputs)]:
         if n.digest in places and (id(n) in inside or n not in stage.group.region.computed):
             at[n.digest] = places[n.digest]
-        elif isinstance(n, InMemory) and n.content in memory:
-            at[n.digest] = memory[n.content]
         elif (
             n.inputs
             and id(n) not in inside
@@ -410,19 +401,14 @@ def job_of(
 # --- after the run -------------------------------------------------------------------------------------------------------
 
 
-def mark_complete(output: Output, workspace: Workspace) -> None:
-    """Note in the array itself that it is whole, so that it is known by its expression when it is opened."""
-    if not isinstance(output.node, ArrayNode):
-        return
-    place = workspace.place(Target(output.node, "", output))
-    about = place.ledger.describe()
-    if about is None or not place.complete():
+def mark_complete(output: Output, place: Place) -> None:
+    """Check an output, and note in an array itself that it is whole, so that it is known by its expression when opened."""
+    if not place.complete():
         raise RuntimeError(f"{output.url} is not complete after the run, although no block failed; run the same line again")
-    mark = read_attributes(place.url).get(ATTRIBUTE, {})
-    if not mark.get("complete"):
-        from volara_expr.store import update_attributes
-
-        update_attributes(place.url, {ATTRIBUTE: {**mark, "complete": True}})
+    if place.kind == "array":
+        mark = read_attributes(place.url)[ATTRIBUTE]
+        if not mark.get("complete"):
+            update_attributes(place.url, {ATTRIBUTE: {**mark, "complete": True}})
 
 
 def read_back(place: Place) -> npt.NDArray[Any]:
@@ -433,30 +419,29 @@ def read_back(place: Place) -> npt.NDArray[Any]:
         return data
 
 
-def clean_up(
-    outputs: Sequence[Output], workspace: Workspace, keep: Keep, jobs: Sequence[BlockJob | TableJob], shipped: Sequence[str]
-) -> None:
-    """Remove intermediates that are not to be kept, job files, and shipped NumPy arrays."""
-    import shutil
-
-    for folder in shipped:
-        shutil.rmtree(folder, ignore_errors=True)
-    for job in jobs:
-        path = os.path.join(job.folder, f"{job.key}.job")
-        if os.path.exists(path):
-            os.unlink(path)
-    if keep == "all":
-        return
-    for n in topological([o.node for o in outputs]):
+def clean_up(nodes: Sequence[Node], workspace: Workspace, keep: Keep, places: Sequence[Place]) -> None:
+    """Remove intermediate arrays that nobody asked to keep, job files, shipped NumPy arrays, and what killed runs left."""
+    for n in nodes:
         folder = workspace.node_folder(n)
-        if isinstance(n, (BlockTable, GlobalTable)) or not n.inputs:
-            continue
-        if os.path.exists(os.path.join(folder, "array.zarr")):
-            workspace.forget(n)
-
-
-def ignore(event: Event) -> None:
-    """Take an event and do nothing."""
+        if isinstance(n, InMemory):
+            shutil.rmtree(workspace.memory_folder(n), ignore_errors=True)
+        elif isinstance(n, ArrayNode) and os.path.exists(os.path.join(folder, "array.zarr")):
+            if keep == "all":
+                Path(folder, "keep").touch()
+            elif not os.path.exists(os.path.join(folder, "keep")):
+                workspace.forget(n)
+    shutil.rmtree(workspace.jobs, ignore_errors=True)
+    for place in places:
+        if place.kind == "rows":
+            named = {os.path.join(place.folder, e.part) for e in place.ledger.entries()}
+            for part in {*glob(os.path.join(escape(place.folder), "parts", "*"))} - named:
+                os.unlink(part)
+        for path in (place.url, locate(place.url).root):
+            for left in glob(f"{escape(path)}.*.tmp*"):
+                if UNFINISHED.match(left[len(path) :]):
+                    shutil.rmtree(left) if os.path.isdir(left) else os.unlink(left)
+        for left in glob(os.path.join(escape(os.path.dirname(place.folder)), "*.trash")):
+            shutil.rmtree(left)
 
 
 def default_workspace(outputs: Sequence[Output]) -> Workspace | None:

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,7 @@ from volara_expr.plan.blocks import Demand, demands
 from volara_expr.plan.targets import Target
 from volara_expr.run.block import Program, resolve
 from volara_expr.run.ledger import LedgerWriter
-from volara_expr.run.places import Place
+from volara_expr.run.places import Place, Workspace, ship
 from volara_expr.run.tables import TableFiles, leaf_table
 from volara_expr.store import Arrays
 
@@ -40,6 +41,7 @@ class MemoryResult:
 
     def __init__(self, node: ArrayNode) -> None:
         self.box = node.spec.box
+        self.blocks: set[int] = set()
         self.data: npt.NDArray[Any] = np.zeros(node.spec.shape, node.spec.dtype)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -129,7 +131,11 @@ class _Base:
                 )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
+        """Leave out what `setup` opened. NumPy arrays go to the workspace, since who loads the file cannot see this memory."""
+        workspace = Workspace(os.path.dirname(self.folder))
+        arrays = [n for n in self.nodes().values() if isinstance(n, InMemory) and n.digest not in self.places]
+        places = self.places | {n.digest: ship(n, workspace) for n in arrays}
+        return {k: v for k, v in self.__dict__.items() if not k.startswith("_")} | {"places": places}
 
 
 @dataclass
@@ -150,6 +156,16 @@ class BlockJob(_Base):
     def where(self, i: int) -> str:
         """Say where block `i` lies."""
         return f"{self.name}, block {i} of {self.n_blocks}: voxels {self.grid.box(i)}"
+
+    def finish(self) -> None:
+        """Check that every write unit of every output is recorded, or in memory."""
+        super().finish()
+        for memory in self.results.values():
+            if len(memory.blocks) < self.n_blocks:
+                raise BlockError(
+                    f"{self.name}: {len(memory.blocks)} of {self.n_blocks} blocks are in memory although none failed; the executor "
+                    "lost the others"
+                )
 
     def pending(self) -> Iterator[range]:
         """Ranges of blocks of which some write unit is not recorded."""
@@ -200,13 +216,13 @@ class BlockJob(_Base):
         """Close ledgers and stores."""
         if not hasattr(self, "_logs"):
             return
-        try:
-            for log in self._logs.values():
-                log.close()
-        finally:
-            self._arrays.close()
-            for name in [k for k in self.__dict__ if k.startswith("_")]:
-                del self.__dict__[name]
+        logs, arrays = self._logs, self._arrays
+        for name in [k for k in self.__dict__ if k.startswith("_")]:
+            del self.__dict__[name]
+        with ExitStack() as each:  # an error of one, such as a full disk, leaves none open
+            each.callback(arrays.close)
+            for log in logs.values():
+                each.callback(log.close)
 
     def _table(self, node: Node) -> Any:
         if id(node) not in self._tables:
@@ -268,7 +284,9 @@ class BlockJob(_Base):
                     arrays.append((k, patch.box, np.ascontiguousarray(plain(patch.data), node.spec.dtype)))
                 elif demand.cell is not None:
                     assert isinstance(node, BlockTable)
-                    slabs.setdefault((k, demand.cell), []).append([patches[x].cut(demand.boxes[x].clip(x.spec.box)) for x in node.arrays])
+                    slabs.setdefault((k, demand.cell), []).append(
+                        [patches[x].cut(demand.boxes[x].clip(x.spec.box)) for x in node.arrays]
+                    )
                 else:
                     joint[k] = patches
         for k, target in enumerate(self._targets):
@@ -304,6 +322,7 @@ class BlockJob(_Base):
             if digest in self.results:
                 memory = self.results[digest]
                 memory.data[box.slices(memory.box.lo)] = data
+                memory.blocks.add(result.block)
             else:
                 place = self.places[digest]
                 writes.append(self._arrays.write(place.url, box.shift(tuple(-v for v in place.lo)), data))
@@ -331,7 +350,7 @@ class BlockJob(_Base):
     def _log(self, digest: str) -> LedgerWriter:
         with self._lock:
             if digest not in self._logs:
-                self._logs[digest] = self.places[digest].ledger.writer(self._worker)
+                self._logs[digest] = self.places[digest].ledger.writer(self._worker, self.places[digest].url)
             return self._logs[digest]
 
 
@@ -399,7 +418,8 @@ class TableJob(_Base):
     def write(self, result: tuple[float, Node]) -> Record:
         """Record the table."""
         place = self.places[self.stored[0]]
-        log = place.ledger.writer(f"{socket.gethostname()}-{os.getpid()}")
+        place.stamp()
+        log = place.ledger.writer(f"{socket.gethostname()}-{os.getpid()}", place.url)
         try:
             log.append([(unit_box((0,)), 0)])
         finally:

@@ -6,12 +6,14 @@ size in **write units**, so that a run with another grid, executor or memory bud
 
 A record is appended after the data it speaks of was handed to the file system. Every few seconds, and when the worker closes
 the log, everything is forced to disk and a *sync mark* appended. Records behind the last mark count as long as the machine that
-wrote them has not been restarted since; so killing processes loses nothing, and a power cut loses a few seconds.
+wrote them has not been restarted since; so killing processes loses nothing, and a power cut loses a few seconds. What a power
+cut may leave behind the last mark, zeros or half a record, counts as nothing; the same before a mark is damage, and an error.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import shutil
@@ -75,7 +77,12 @@ def boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
-        return f"{socket.gethostname()}-unknown"[:36].ljust(36)
+        return f"{socket.gethostname()}-unknown"
+
+
+def boot_field() -> bytes:
+    """Return the boot id as a ledger's header holds it."""
+    return boot_id().encode()[:36].ljust(36)
 
 
 def force_to_disk(folder: str) -> None:
@@ -171,7 +178,7 @@ class Ledger:
 
     def _read(self, path: Path, incarnation: str) -> Iterator[Entry]:
         raw = path.read_bytes()
-        if len(raw) < HEADER.size:  # the worker died while it made the file
+        if not any(raw[: HEADER.size]) or len(raw) < HEADER.size:  # the worker, or the machine, stopped while the file was made
             return
         magic, ndim, size, made, boot = HEADER.unpack_from(raw)
         record = record_struct(self.ndim)
@@ -183,19 +190,26 @@ class Ledger:
         whole = len(body) // record.size
         trusted: list[Entry] = []
         fresh: list[Entry] = []
+        damage = ""
         for k in range(whole):
             values = record.unpack_from(body, k * record.size)
             if zlib.crc32(body[k * record.size : (k + 1) * record.size - 4]) != values[-1]:
-                raise LedgerError(self._damaged(path, f"record {k} fails its checksum"))
+                damage = damage or f"record {k} of {whole} fails its checksum"
+                continue
             lo, hi, part, group = values[:ndim], values[ndim : 2 * ndim], values[-3], values[-2]
             if part == SYNC_MARK:
+                if damage:
+                    raise LedgerError(self._damaged(path, damage))
                 trusted += fresh
                 fresh = []
             else:
                 name = "" if part == PART_NONE else part_name(path.stem, part)
                 fresh.append(Entry(Box(tuple(lo), tuple(hi)), name, group))
+        same_boot = boot == boot_field()
+        if damage and same_boot:
+            raise LedgerError(self._damaged(path, damage))
         yield from trusted
-        if boot.decode() == boot_id():
+        if same_boot:
             yield from fresh
 
     def _damaged(self, path: Path, what: str) -> str:
@@ -237,12 +251,12 @@ class Ledger:
                 out.append((path, [group]))
         return out
 
-    def writer(self, worker: str) -> LedgerWriter:
-        """Open this process's own log."""
+    def writer(self, worker: str, data: str = "") -> LedgerWriter:
+        """Open this process's own log; `data` is the file or folder that holds what it will record, if not the ledger's."""
         about = self.describe()
         if about is None:
             raise LedgerError(f"there is no ledger at {self.folder}; was the output deleted while the run was going on?")
-        return LedgerWriter(self, worker, str(about["incarnation"]))
+        return LedgerWriter(self, worker, str(about["incarnation"]), data)
 
 
 def part_name(worker: str, number: int) -> str:
@@ -256,14 +270,16 @@ class LedgerWriter:
     The file is made with the first record, so that a worker that finishes nothing leaves nothing.
     """
 
-    def __init__(self, ledger: Ledger, worker: str, incarnation: str) -> None:
+    def __init__(self, ledger: Ledger, worker: str, incarnation: str, data: str = "") -> None:
         self.ledger = ledger
         self.worker = f"{worker}-{uuid.uuid4().hex[:6]}"
         self.incarnation = incarnation
+        self.data = data
         self.parts = 0
         self.record = record_struct(ledger.ndim)
         self.synced = time.monotonic()
         self.fd: int | None = None
+        self.size = 0
 
     def next_part(self) -> str:
         """Return the path of a new part of the table; its rows do not exist until `append` names it."""
@@ -274,19 +290,27 @@ class LedgerWriter:
 
     def append(self, entries: Iterable[tuple[Box, int]], part: int | None = None) -> None:
         """Record finished boxes of units, each with its row group, in one write; `part` numbers the file, newest last."""
-        raw = b"".join(self._pack(units, PART_NONE if part is None else part, group) for units, group in entries)
+        self._write(b"".join(self._pack(units, PART_NONE if part is None else part, group) for units, group in entries))
+        if time.monotonic() - self.synced > SYNC_SECONDS:
+            self.sync()
+
+    def _write(self, raw: bytes) -> None:
+        """Append whole records or nothing: after half a record, all that follow would be out of step."""
         if self.fd is None:
             path = self.ledger.folder / "done" / f"{self.worker}.log"
             self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-            head = HEADER.pack(
-                MAGIC, self.ledger.ndim, self.record.size, bytes.fromhex(self.incarnation), boot_id().encode()[:36].ljust(36)
-            )
+        if not self.size:
+            head = HEADER.pack(MAGIC, self.ledger.ndim, self.record.size, bytes.fromhex(self.incarnation), boot_field())
             raw = head + raw
         written = os.write(self.fd, raw)
         if written != len(raw):
-            raise OSError(28, f"the ledger took {written} of {len(raw)} bytes; the disk is full", str(self.ledger.folder))
-        if time.monotonic() - self.synced > SYNC_SECONDS:
-            self.sync()
+            os.ftruncate(self.fd, self.size)
+            raise OSError(
+                errno.ENOSPC,
+                f"the ledger took {written} of {len(raw)} bytes; free space and run the same line again, what is recorded is kept",
+                str(self.ledger.folder),
+            )
+        self.size += written
 
     def _pack(self, units: Box, part: int, group: int) -> bytes:
         body = self.record.pack(*units.lo, *units.hi, part, group, 0)[:-4]
@@ -296,9 +320,11 @@ class LedgerWriter:
         """Force all data to disk, then say so."""
         if self.fd is None:
             return
-        force_to_disk(str(self.ledger.folder))
+        folders = [str(self.ledger.folder), *([self.data] if self.data else [])]
+        for folder in {os.stat(f).st_dev: f for f in folders}.values():  # a store may be a link to another file system
+            force_to_disk(folder)
         zero = (0,) * self.ledger.ndim
-        os.write(self.fd, self._pack(Box(zero, zero), SYNC_MARK, 0))
+        self._write(self._pack(Box(zero, zero), SYNC_MARK, 0))
         os.fsync(self.fd)
         self.synced = time.monotonic()
 

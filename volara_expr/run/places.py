@@ -1,31 +1,34 @@
 """Where stored nodes lie: the user's outputs, and the workspace beside the first of them.
 
 out.zarr.volara_expr/
-    seg/<digest>/           ledger of the output out.zarr/seg
+    seg/<digest>/           ledger of the output out.zarr/seg; of out.zarr itself in _/<digest>/
     nodes/<digest>/         an intermediate: its ledger, and array.zarr, parts/*.parquet or result.parquet
     nodes/<digest>/where.json   or, for an output, where it and its ledger are
-    jobs/                   job files and logs
+    nodes/<digest>/keep     keep="all" was asked for
+    jobs/                   job files and logs, while a run goes on or after it failed
+    lock                    held by the process that drives a run
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from volara_expr.expr import ArrayNode, BlockTable, GlobalTable, Node
 from volara_expr.geometry import Box
 from volara_expr.geometry.grid import BlockGrid
+from volara_expr.ops.sources import InMemory
 from volara_expr.plan.targets import Target
 from volara_expr.run.ledger import Ledger
-from volara_expr.store import create_array, locate, read_attributes, update_attributes
-from volara_expr.store import delete as delete_array
+from volara_expr.store import Arrays, create_array, locate, read_attributes, update_attributes
 
-__all__ = ["Place", "Workspace"]
+__all__ = ["Place", "Workspace", "ship"]
 
 ATTRIBUTE = "volara_expr"
 
@@ -60,34 +63,50 @@ class Place:
         return Ledger(self.folder, self.grid)
 
     def exists(self) -> bool:
-        """Whether the data is that of the ledger: not deleted, not replaced."""
+        """Whether the data is that of the ledger, in the same write units: not deleted, not replaced."""
         about = self.ledger.describe()
-        if about is None:
+        if about is None or tuple(about["unit"]) != self.grid.block or tuple(about["origin"]) != self.grid.origin:
             return False
         if self.kind == "rows":
             return True
         if self.kind == "file":
-            return os.path.exists(self.url)
+            stamp = os.path.join(self.folder, "stamp.json")
+            return os.path.exists(self.url) and (not os.path.exists(stamp) or read_json(stamp) == state_of(self.url))
         try:
             mark = read_attributes(self.url).get(ATTRIBUTE, {})
         except FileNotFoundError:
             return False
         return bool(mark.get("incarnation") == about["incarnation"])
 
+    def stamp(self) -> None:
+        """Note the state of a finished file, so that another one that takes its place is not mistaken for it."""
+        write_json(os.path.join(self.folder, "stamp.json"), state_of(self.url))
+
     def complete(self) -> bool:
         """Whether everything is there and finished."""
         return self.exists() and self.ledger.complete()
 
-    def remove(self) -> None:
-        """Delete data and ledger."""
-        if self.kind == "array":
-            delete_array(self.url)
-        elif self.kind == "file" and os.path.exists(self.url):
-            os.unlink(self.url)
-        self.ledger.discard()
-
 
 ONE = BlockGrid(Box((0,), (1,)), (1,), (0,))
+
+
+def state_of(path: str) -> list[int]:
+    """Return size and time of a file, which change when it is written again."""
+    state = os.stat(path)
+    return [state.st_size, state.st_mtime_ns]
+
+
+def read_json(path: str) -> Any:
+    """Read a small file."""
+    with open(path) as f:
+        return json.load(f)
+
+
+def write_json(path: str, content: Any) -> None:
+    """Write a small file, whole or not at all."""
+    temporary = f"{path}.{uuid.uuid4().hex[:8]}"
+    Path(temporary).write_text(json.dumps(content))
+    os.replace(temporary, path)
 
 
 class Workspace:
@@ -113,6 +132,10 @@ class Workspace:
         """Folder of an intermediate."""
         return os.path.join(self.folder, "nodes", node.digest)
 
+    def memory_folder(self, node: InMemory) -> str:
+        """Folder of a NumPy array that other processes need."""
+        return os.path.join(self.folder, "nodes", node.content)
+
     def place(self, target: Target) -> Place:
         """Return where a target goes."""
         node, url = target.node, target.url
@@ -122,7 +145,7 @@ class Workspace:
         if isinstance(node, GlobalTable):
             file = os.path.join(folder, "result" + node.suffix) if url is None else locate(url).file(node.suffix)
             if url is not None:
-                folder = self._ledger_of(file, node)
+                folder = ledger_folder(url, node)
             return Place("file", file, folder, ONE)
         assert isinstance(node, ArrayNode)
         assert target.stored is not None
@@ -132,23 +155,14 @@ class Workspace:
         options = dict(target.output.options) if target.output else {}
         place = locate(url)
         array = place.url + ("/0" if str(options.get("format", "ome-zarr")).startswith("ome-zarr") else "")
-        return Place("array", array, self._ledger_of(url, node), grid, target.stored.lo)
-
-    def _ledger_of(self, url: str, node: Node) -> str:
-        location = locate(url)
-        path = location.path or "_"
-        own = location.workspace if location.path else os.path.join(self.folder, "files")
-        if not location.path:
-            path = os.path.basename(location.root)
-        return os.path.join(own, *path.split("/"), node.digest)
+        return Place("array", array, ledger_folder(url, node), grid, target.stored.lo)
 
     def found(self, node: Node) -> Place | None:
         """Return where a node is already stored, complete, by an earlier run; None where it is not."""
         folder = self.node_folder(node)
         pointer = os.path.join(folder, "where.json")
         if os.path.exists(pointer):
-            with open(pointer) as f:
-                at = json.load(f)
+            at = read_json(pointer)
             grid = BlockGrid(Box(tuple(at["lo"]), tuple(at["hi"])), tuple(at["unit"]), tuple(at["origin"]))
             place = Place(at["kind"], at["url"], at["folder"], grid, tuple(at["origin"]) if at["kind"] == "array" else ())
             if place.complete():
@@ -174,13 +188,17 @@ class Workspace:
             "unit": g.block,
             "origin": g.origin,
         }
-        temporary = os.path.join(folder, f"where.{uuid.uuid4().hex[:8]}")
-        Path(temporary).write_text(json.dumps(content))
-        os.replace(temporary, os.path.join(folder, "where.json"))
+        write_json(os.path.join(folder, "where.json"), content)
 
     def forget(self, node: Node) -> None:
-        """Delete an intermediate: data, ledger and all."""
-        shutil.rmtree(self.node_folder(node), ignore_errors=False)
+        """Delete an intermediate: data, ledger and all; at once, so that half of it is never taken for the whole."""
+        Ledger(self.node_folder(node), ONE).discard()
+
+
+def ledger_folder(url: str, node: Node) -> str:
+    """Return the folder of an output's ledger, beside the store that holds the output."""
+    location = locate(url)
+    return os.path.join(location.workspace, *(location.path or "_").split("/"), node.digest)
 
 
 def make_array(target: Target, place: Place, incarnation: str) -> None:
@@ -200,6 +218,28 @@ def make_array(target: Target, place: Place, incarnation: str) -> None:
         space=node.spec.space,
         lo=target.stored.lo,
         neighborhood=node.spec.neighborhood,
+        attributes={ATTRIBUTE: {"digest": node.digest, "incarnation": incarnation}},  # in one step: never an array without
         format="zarr" if intermediate else options.get("format", "ome-zarr"),
     )
-    update_attributes(place.url, {ATTRIBUTE: {"digest": node.digest, "incarnation": incarnation}})
+
+
+def ship(node: InMemory, workspace: Workspace) -> Place:
+    """Write a NumPy array to the workspace for processes that cannot see this one's memory."""
+    folder = workspace.memory_folder(node)
+    url = os.path.join(folder, "array.zarr")
+    spec = node.spec
+    chunks = tuple(min(max(1, n), 64 if spec.ndim > 2 else 1024) for n in spec.shape)
+    place = Place("array", url, folder, BlockGrid(spec.box, chunks, spec.box.lo), spec.box.lo)
+    try:
+        if read_attributes(url).get(ATTRIBUTE, {}).get("shipped"):
+            return place
+    except FileNotFoundError:
+        pass  # the first time
+    data = node.data
+    if data is None:
+        raise LookupError(f"the NumPy array {node.content[:8]} is not in this process, so it cannot be handed on")
+    create_array(url, shape=spec.shape, dtype=spec.dtype, chunks=chunks, space=spec.space, format="zarr")
+    with Arrays(cache_bytes=0) as arrays:
+        arrays.write(url, spec.box.shift(tuple(-v for v in spec.box.lo)), np.asarray(data)).result()
+    update_attributes(url, {ATTRIBUTE: {"shipped": True}})
+    return place

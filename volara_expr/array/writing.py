@@ -101,7 +101,7 @@ def outputs_of(
         if not isinstance(expression, Handle):
             outputs.append(Output(expression.node, place))
             continue
-        node = expression.node
+        node = copied(expression.node)
         if levels < 1 or (levels > 1 and not format.startswith("ome-zarr")):
             raise ValueError(f"levels={levels} with format={format!r}: a pyramid needs levels >= 1 and format='ome-zarr'")
         asked = tuple(int(c) for c in chunks) if chunks is not None else None
@@ -111,6 +111,13 @@ def outputs_of(
             node = coarser(node)
             outputs.append(Output(node, f"{place}/{k}", asked, shard, (("format", "level"), ("levels", 1))))
     return outputs
+
+
+def copied(node: ArrayNode) -> ArrayNode:
+    """Return a source's copy, so that the stage reads the source and not what it stores; other nodes as they are."""
+    from volara_expr.ops.sources import Checkpoint
+
+    return node if node.inputs else Checkpoint(node)
 
 
 def coarser(node: ArrayNode) -> ArrayNode:
@@ -381,10 +388,11 @@ class Evaluation(Handle):
         MemoryError
             If that is more than `ve.config.preview_bytes`; names the ways out.
         """
-        outputs = [Output(self.node)]
+        node = copied(self.node)
+        outputs = [Output(node)]
         refuse_large(outputs, hidden=True)
         result = run_outputs(outputs, executor, keep="all", progress=False)
-        return result.arrays[self.node.digest]
+        return result.arrays[node.digest]
 
     def preview(self, **region: slice | int) -> npt.NDArray[Any]:
         """Return a quick look at a region: arrays exact, tables made of that region alone. Nothing is stored.

@@ -67,7 +67,13 @@ class Graph:
 
         Examples
         --------
-        >>> lut = graph.mutex_watershed({"direct": (1.0, -0.6), "long": (1.0, -0.7)})  # doctest: +SKIP
+        >>> import numpy as np
+        >>> import volara_expr as ve
+        >>> data = np.array([[[0.9, 0.2, 0.8, 0.0]]])
+        >>> affs = ve.from_numpy(data, axes=("c", "y", "x"), neighborhood=[(0, 1)])
+        >>> graph = affs.watershed(bias=-0.5, block_size=8).agglomerate(affs, scores={"direct": slice(0, 1)})
+        >>> [lut.compute() for lut in graph.sweep([{"direct": (1.0, -0.1)}, {"direct": (1.0, -0.3)}])]
+        [{129: 129, 130: 129}, {129: 129, 130: 130}]
         """
         return Lut.of(cluster(self.node, weights, combine))
 

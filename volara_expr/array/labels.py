@@ -102,7 +102,12 @@ class Labels(Handle):
 
         Examples
         --------
-        >>> frags = affs.watershed(bias=[-0.5] * 3 + [-0.6] * 6, strides=[(1, 1, 1)] * 3 + [(3, 3, 3)] * 6)  # doctest: +SKIP
+        >>> import numpy as np
+        >>> import volara_expr as ve
+        >>> data = np.array([[[0.9, 0.2, 0.8, 0.0]]])
+        >>> affs = ve.from_numpy(data, axes=("c", "y", "x"), neighborhood=[(0, 1)])
+        >>> affs.watershed(bias=-0.5, block_size=8).compute()
+        array([[129, 129, 130, 130]], dtype=uint64)
         """
         return self._new(
             watershed(
@@ -166,7 +171,13 @@ class Labels(Handle):
 
         Examples
         --------
-        >>> graph = frags.agglomerate(affs, scores={"direct": slice(0, 3), "long": slice(3, 9)})  # doctest: +SKIP
+        >>> import numpy as np
+        >>> import volara_expr as ve
+        >>> data = np.array([[[0.9, 0.2, 0.8, 0.0]]])
+        >>> affs = ve.from_numpy(data, axes=("c", "y", "x"), neighborhood=[(0, 1)])
+        >>> frags = affs.watershed(bias=-0.5, block_size=8)
+        >>> frags.agglomerate(affs, scores={"direct": [(0, 1)]}).mutex_watershed({"direct": (1.0, -0.1)}).compute()
+        {129: 129, 130: 129}
         """
         values = {name: node_of(value) for name, value in (mean_of or {}).items()}
         return Graph(region_graph(self.node, node_of(affs), scores, values, block_size))
@@ -198,7 +209,10 @@ class Labels(Handle):
 
         Examples
         --------
-        >>> seg = frags.relabel(graph.mutex_watershed({"direct": (1.0, -0.6)}))  # doctest: +SKIP
+        >>> import numpy as np
+        >>> import volara_expr as ve
+        >>> ve.from_numpy(np.array([0, 1, 2])).relabel({1: 7}).compute()
+        array([0, 7, 2], dtype=uint64)
         """
         return self._new(Relabel(self.node, lut_of(lut), missing))
 
@@ -233,7 +247,10 @@ class Labels(Handle):
 
         Examples
         --------
-        >>> cells = raw.threshold(100).components()  # doctest: +SKIP
+        >>> import numpy as np
+        >>> import volara_expr as ve
+        >>> ve.from_numpy(np.array([3, 3, 0, 3])).components().compute()
+        array([1, 1, 0, 2], dtype=uint64)
         """
         return self._new(components(self.node, connectivity, equal, block_size))
 
@@ -266,6 +283,9 @@ class Labels(Handle):
 
         Examples
         --------
-        >>> affs.mask(tissue).watershed(bias=-0.5)  # doctest: +SKIP
+        >>> import numpy as np
+        >>> import volara_expr as ve
+        >>> ve.from_numpy(np.arange(4)).mask(np.array([True, True, False, False]), fill=9).compute()
+        array([0, 1, 9, 9])
         """
         return self._new(masked(self.node, node_of(m), fill))

@@ -232,14 +232,14 @@ def with_neighborhood(node: ArrayNode, offsets: Sequence[Sequence[int]], axis: i
         raise ValueError(
             f"axes ({', '.join(spec.space.names)}) have no channel axis for {len(hood)} offsets; add one with stack"
         )
-    rest = len(spec.space.spatial)
+    rest = sum(i != axis for i in spec.space.spatial)
     if len(hood) != spec.shape[axis] or any(len(offset) != rest for offset in hood):
         raise ValueError(
             f"{len(hood)} offsets of lengths {sorted({len(o) for o in hood})} for {spec.shape[axis]} channels over {rest} space "
             "axes; give one offset per channel with one entry per space axis"
         )
     parts = lines(spec)
-    parts[axis] = parts[axis]._replace(axis=Axis(parts[axis].axis.name, "offsets"))
+    parts[axis] = parts[axis].as_channel(len(hood))._replace(axis=Axis(parts[axis].axis.name, "offsets"))
     return Described(node, assemble(parts, spec.dtype, spec.space.placed, hood))
 
 

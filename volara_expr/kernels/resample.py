@@ -1,0 +1,166 @@
+"""Binning: means, modes and extremes of blocks of voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any, Literal
+
+import numba as nb
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Method", "downsample"]
+
+Method = Literal["mean", "mode", "min", "max", "stride"]
+
+
+def downsample(
+    data: npt.NDArray[Any], factors: Sequence[int], phase: Sequence[int], shape: Sequence[int], method: Method
+) -> npt.NDArray[Any]:
+    """Bin an array.
+
+    Parameters
+    ----------
+    data : ndarray
+    factors : sequence of int
+        Voxels per bin, per axis; at most three above 1.
+    phase : sequence of int
+        Where the first voxel lies in its bin, per axis. Bins at both ends may be partial and use the voxels that are there.
+    shape : sequence of int
+        Of the result.
+    method : {"mean", "mode", "min", "max", "stride"}
+        Means of integers are rounded half up, exactly; of floats, summed in raster order in float64. The smallest of several
+        modes wins. "stride" takes the first voxel of each bin.
+
+    Returns
+    -------
+    ndarray
+        Of the type of `data`.
+
+    Examples
+    --------
+    >>> downsample(np.array([1, 2, 4, 4, 7]), (2,), (0,), (3,), "mean")
+    array([2, 4, 7])
+    """
+    if method == "stride":
+        return data[tuple(slice(None, None, f) for f in factors)]
+    if method in ("min", "max"):
+        pick = np.minimum if method == "min" else np.maximum
+        for axis, (f, p, n) in enumerate(zip(factors, phase, shape, strict=True)):
+            if f > 1:
+                data = pick.reduceat(data, np.maximum(np.arange(n) * f - p, 0), axis)
+        return data
+    binned = [i for i, f in enumerate(factors) if f > 1]
+    mapped = [i for i, f in enumerate(factors) if f == 1]
+    missing = 3 - len(binned)
+    order = mapped + binned
+    outer = [data.shape[i] for i in mapped]
+    # One axis that is mapped over and three that are binned: the kernels' only shape.
+    source = data.transpose(order).reshape(prod(outer), *[1] * missing, *(data.shape[i] for i in binned))
+    source = np.ascontiguousarray(source.view(np.uint8) if data.dtype == np.bool_ else source)
+    source = source.astype(np.float32) if data.dtype == np.float16 else source
+    result = np.empty((prod(outer), *[1] * missing, *(shape[i] for i in binned)), source.dtype)
+    steps = tuple([1] * missing + [int(factors[i]) for i in binned])
+    starts = tuple([0] * missing + [int(phase[i]) for i in binned])
+    kernel: Any = _mode
+    if method == "mean":
+        wide = data.dtype.kind in "iu" and data.dtype.itemsize == 8
+        kernel = _mean_float if data.dtype.kind == "f" else _mean_wide if wide else _mean_integer
+    kernel(source, steps, starts, result)
+    back = result.reshape(*outer, *(shape[i] for i in binned)).astype(data.dtype, copy=False)
+    return back.transpose(np.argsort(order))
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _bin(k, step, start, n):
+    """First voxel of bin `k` and the one behind its last, within `n` voxels."""
+    return max(k * step - start, 0), min((k + 1) * step - start, n)
+
+
+@nb.njit(cache=True, nogil=True)
+def _mean_integer(x, steps, starts, out):
+    for c in range(out.shape[0]):
+        for k in range(out.shape[1]):
+            z0, z1 = _bin(k, steps[0], starts[0], x.shape[1])
+            for j in range(out.shape[2]):
+                y0, y1 = _bin(j, steps[1], starts[1], x.shape[2])
+                for i in range(out.shape[3]):
+                    x0, x1 = _bin(i, steps[2], starts[2], x.shape[3])
+                    total = np.int64(0)
+                    for z in range(z0, z1):
+                        for y in range(y0, y1):
+                            for v in range(x0, x1):
+                                total += np.int64(x[c, z, y, v])
+                    n = np.int64((z1 - z0) * (y1 - y0) * (x1 - x0))
+                    out[c, k, j, i] = (2 * total + n) // (2 * n)
+
+
+@nb.njit(cache=True, nogil=True)
+def _mean_wide(x, steps, starts, out):
+    """Means of 64-bit integers: quotients and remainders are added apart, so that no sum overflows."""
+    for c in range(out.shape[0]):
+        for k in range(out.shape[1]):
+            z0, z1 = _bin(k, steps[0], starts[0], x.shape[1])
+            for j in range(out.shape[2]):
+                y0, y1 = _bin(j, steps[1], starts[1], x.shape[2])
+                for i in range(out.shape[3]):
+                    x0, x1 = _bin(i, steps[2], starts[2], x.shape[3])
+                    n = x.dtype.type((z1 - z0) * (y1 - y0) * (x1 - x0))
+                    quotients = x.dtype.type(0)
+                    remainders = x.dtype.type(0)
+                    for z in range(z0, z1):
+                        for y in range(y0, y1):
+                            for v in range(x0, x1):
+                                quotients += x[c, z, y, v] // n
+                                remainders += x[c, z, y, v] % n
+                    two = x.dtype.type(2)
+                    out[c, k, j, i] = quotients + (two * remainders + n) // (two * n)
+
+
+@nb.njit(cache=True, nogil=True)
+def _mean_float(x, steps, starts, out):
+    for c in range(out.shape[0]):
+        for k in range(out.shape[1]):
+            z0, z1 = _bin(k, steps[0], starts[0], x.shape[1])
+            for j in range(out.shape[2]):
+                y0, y1 = _bin(j, steps[1], starts[1], x.shape[2])
+                for i in range(out.shape[3]):
+                    x0, x1 = _bin(i, steps[2], starts[2], x.shape[3])
+                    total = 0.0
+                    for z in range(z0, z1):
+                        for y in range(y0, y1):
+                            for v in range(x0, x1):
+                                total += np.float64(x[c, z, y, v])
+                    out[c, k, j, i] = total / ((z1 - z0) * (y1 - y0) * (x1 - x0))
+
+
+@nb.njit(cache=True, nogil=True)
+def _mode(x, steps, starts, out):
+    held = np.empty(steps[0] * steps[1] * steps[2], x.dtype)
+    for c in range(out.shape[0]):
+        for k in range(out.shape[1]):
+            z0, z1 = _bin(k, steps[0], starts[0], x.shape[1])
+            for j in range(out.shape[2]):
+                y0, y1 = _bin(j, steps[1], starts[1], x.shape[2])
+                for i in range(out.shape[3]):
+                    x0, x1 = _bin(i, steps[2], starts[2], x.shape[3])
+                    n = 0
+                    same = True
+                    for z in range(z0, z1):
+                        for y in range(y0, y1):
+                            for v in range(x0, x1):
+                                held[n] = x[c, z, y, v]
+                                same &= held[n] == held[0]
+                                n += 1
+                    best = held[0]
+                    if not same:
+                        values = np.sort(held[:n])
+                        most = 0
+                        run = 0
+                        for a in range(n):
+                            run = run + 1 if a > 0 and values[a] == values[a - 1] else 1
+                            if run > most:  # strictly: the smallest of equally frequent values stays
+                                most = run
+                                best = values[a]
+                    out[c, k, j, i] = best

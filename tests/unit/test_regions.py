@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 import volara_expr as ve
 from executors import Serial
@@ -241,6 +242,23 @@ def by_hand_masked(affs, inside):
         labels, _ = fragments(affs[:, *cut], MIXED, bias=BIAS, origin=rlo, crop=crop, mask=inside[cut])
         out[tuple(map(slice, lo, hi))] = np.where(labels, labels + np.uint64(k << 10), 0)
     return out
+
+
+def test_watershed_of_smoothed_affinities_filters_by_those_as_they_were():
+    affs = affinities(np.float32)
+    source = node(affs, "ozyx", neighborhood=MIXED)
+    options = {"min_mean_affinity": 0.5, "min_size": 3, "min_extent": (1, 1, 2)}
+    n = handle(source).watershed(BIAS, STRIDES, SHAPE, 0, sigma=(0, 1.0, 0.5), noise=0.01, seed=7, **options).node
+    assert n.mean_affs is source
+    smooth = ndimage.gaussian_filter(affs.astype(np.float64), (0, 0, 1.0, 0.5)).astype(np.float32)
+    shared = {"bias": BIAS, "strides": STRIDES, "noise": 0.01, "seed": 7}
+    expected, count = fragments(smooth, MIXED, **shared, mean_affs=affs, **options)
+    other, _ = fragments(smooth, MIXED, **shared, **options)
+    found = evaluate(n)
+    np.testing.assert_array_equal(found, np.where(expected, expected + np.uint64(1 << 13), 0))
+    assert count > 5
+    assert (expected != other).any()
+    assert handle(source).watershed(BIAS, sigma=1.0).node.mean_affs is None
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from volara_expr.geometry.space import Length
 from volara_expr.ops.cells import BlockIds, IdRange, absolute_voxel, cell_shape, grid_of, plain, spatial_part, whole_voxels
 from volara_expr.ops.mask import Mask, carried_mask
 from volara_expr.ops.matching import on_voxels_of, part_of
+from volara_expr.ops.stencil import GaussianFilter, over_all_axes
 
 __all__ = ["Watershed", "neighborhood_of", "reach", "watershed"]
 
@@ -127,7 +128,7 @@ class Watershed(ArrayNode):
         return cell_shape(self.spec.space, self.block_size)
 
     def halo(self) -> Halo:
-        return Halo.symmetric(tuple(0 if b == 1 else c for b, c in zip(self.unit, self._margin, strict=True)))
+        return Halo.symmetric(self._margin)
 
     @property
     def _margin(self) -> tuple[int, ...]:
@@ -224,9 +225,9 @@ def watershed(
         whole = part_of(spec, [i for i in range(spec.ndim) if i != axis])
         mask = on_voxels_of(whole if mask.spec.ndim == whole.ndim else part_of(spec, space.spatial), "the mask", mask)
     if sigma is not None:
-        from volara_expr.ops.stencil import GaussianFilter
-
-        smooth: ArrayNode = GaussianFilter(affs, space.spatial_voxels(sigma, "sigma"))
+        smooth: ArrayNode = GaussianFilter(
+            affs, over_all_axes(space, tuple(map(float, space.spatial_voxels(sigma, "sigma"))), 0.0)
+        )
     else:  # the fill of a mask is never looked at, and a coded array under it stays coded
         smooth = affs.array if isinstance(affs, Mask) and affs.mask is mask else affs
     n = len(neighborhood)

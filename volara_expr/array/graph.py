@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from volara_expr.array.lut import Lut
-from volara_expr.expr.digest import digest_of
 from volara_expr.ops.agglomerate import cluster, connect
 from volara_expr.ops.graph_tables import RegionGraph, StoredGraph, StoredTable
 
@@ -202,23 +201,18 @@ def open_graph(path: str | os.PathLike[str]) -> Graph:
     FileNotFoundError, OSError
         If there is no such file, another process writes it, or it is no region graph.
     """
+    from volara_expr.run.tables import graph_content
     from volara_expr.store.graph_db import GraphDB
     from volara_expr.store.location import locate
 
-    file = locate(path).file(".duckdb")
-    db = GraphDB(file)
-    return Graph(stored_graph(file, db.scores, db.metadata))
-
-
-def stored_graph(path: str, scores: Sequence[str], metadata: Mapping[str, Any]) -> StoredGraph:
-    """Return the node of a database that exists."""
-    state = os.stat(path)
-    content = str(metadata.get("digest") or digest_of(state.st_size, state.st_mtime_ns))
-    scales = metadata.get("scales", {})
-    edge_columns = ("u", "v", *(f"{s}{end}" for s in scores for end in ("", "_sum", "_count")))
-    return StoredGraph(
-        StoredTable(os.path.abspath(path), content, ("id", "size"), "nodes"),
-        StoredTable(os.path.abspath(path), content, edge_columns, "edges"),
-        tuple(scores),
-        tuple((s, int(scales.get(s, 1))) for s in scores),
+    db = GraphDB(os.path.abspath(locate(path).file(".duckdb")))
+    content, scales = graph_content(db), db.metadata.get("scales", {})
+    edge_columns = ("u", "v", *(f"{s}{end}" for s in db.scores for end in ("", "_sum", "_count")))
+    return Graph(
+        StoredGraph(
+            StoredTable(db.path, content, ("id", "size"), "nodes"),
+            StoredTable(db.path, content, edge_columns, "edges"),
+            db.scores,
+            tuple((s, int(scales.get(s, 1))) for s in db.scores),
+        )
     )

@@ -30,8 +30,9 @@ from volara_expr.plan.plan import Plan, Stage, make_plan
 from volara_expr.plan.targets import Output, Target
 from volara_expr.run.job import BlockJob, MemoryResult, TableJob
 from volara_expr.run.ledger import Ledger
-from volara_expr.run.places import ATTRIBUTE, Place, Workspace, make_array, state_of
+from volara_expr.run.places import ATTRIBUTE, Place, Workspace, make_array
 from volara_expr.run.progress import Mode, Progress, StageReport
+from volara_expr.run.tables import graph_content
 from volara_expr.store import Arrays, fingerprint, locate, open_array, read_attributes, update_attributes
 from volara_expr.store import delete as delete_array
 from volara_expr.store.graph_db import GraphDB
@@ -313,7 +314,7 @@ def check_sources(sources: Sequence[StoredArray | StoredTable], when: str) -> No
         if isinstance(s, StoredArray):
             url, content = s.url, content_of(s.url)
         elif s.path.endswith(".duckdb"):
-            url, content = s.path, digest_of(GraphDB(s.path).metadata.get("digest"), *state_of(s.path))
+            url, content = s.path, graph_content(GraphDB(s.path))
         else:
             continue  # a look-up table that a run of ours has just written
         if content != s.content:

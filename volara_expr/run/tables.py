@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,13 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from volara_expr.expr import TableNode
+from volara_expr.expr import TableNode, digest_of
 from volara_expr.ops.graph_tables import StoredTable
 from volara_expr.ops.lut import ConstantLut
 from volara_expr.store.graph_db import GraphDB
 from volara_expr.store.tables import open_table, read_groups, read_table
 
-__all__ = ["TableFiles", "leaf_table"]
+__all__ = ["TableFiles", "graph_content", "leaf_table"]
 
 Rows = dict[str, npt.NDArray[Any]]
 HELD_ROWS = 1 << 22
@@ -111,6 +112,12 @@ class TableFiles:
             order = np.argsort(rows[column], kind="stable")
             self._sorted[column] = {c: np.ascontiguousarray(values[order]) for c, values in rows.items()}
         return self._sorted[column]
+
+
+def graph_content(db: GraphDB) -> str:
+    """Return what a region graph is known by: the expression that wrote it, and size and time of its file."""
+    state = os.stat(db.path)
+    return digest_of(db.metadata.get("digest"), state.st_size, state.st_mtime_ns)
 
 
 def leaf_table(node: TableNode) -> TableFiles | None:

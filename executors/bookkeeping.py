@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from types import MappingProxyType
 
 from executors.protocol import MAX_ATTEMPTS, BlockFailure, BlockFailures, Event, Job
 
@@ -52,6 +53,8 @@ class BlockQueue:
         Its `pending` is asked here.
     on_event : callable
         Receives every `Event`, beginning with "job_started", in the thread that calls these methods.
+    retry : mapping of int to int, optional
+        Blocks to try again after so many attempts in an earlier process; `Job.pending` of `job` leaves them out.
 
     Attributes
     ----------
@@ -62,14 +65,17 @@ class BlockQueue:
         Blocks that were set aside.
     """
 
-    def __init__(self, job: Job, on_event: Callable[[Event], None] = ignore) -> None:
+    def __init__(
+        self, job: Job, on_event: Callable[[Event], None] = ignore, retry: Mapping[int, int] = MappingProxyType({})
+    ) -> None:
         ranges = list(job.pending())
         self.job = job
-        self.total = self.n_fresh = self.n_unfinished = sum(map(len, ranges))
+        self.n_fresh = sum(map(len, ranges))
+        self.total = self.n_unfinished = self.n_fresh + len(retry)
         self.n_done = 0
         self._fresh = chain.from_iterable(ranges)
-        self._retry: deque[int] = deque()
-        self._attempts: dict[int, int] = {}
+        self._retry = deque(retry)
+        self._attempts = dict(retry)
         self.failures: list[BlockFailure] = []
         self._on_event = on_event
         on_event(Event("job_started", job.key, total=self.total))

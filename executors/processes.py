@@ -24,7 +24,7 @@ from executors.bookkeeping import BlockQueue, check_order, ignore, never
 from executors.protocol import Cancelled, Event, Hints, Job, WorkersFailed, job_file
 from executors.worker import save_job, serve
 
-__all__ = ["Multiprocessing", "available_cpus"]
+__all__ = ["Multiprocessing", "WorkerPool", "available_cpus"]
 
 _AHEAD = 3
 """Blocks that a worker holds at most: one being written, one computed, one read."""
@@ -94,7 +94,7 @@ class Multiprocessing:
             A job comes before one that it needs.
         """
         check_order(jobs)
-        with _Pool(self.hints.workers, should_stop) as pool:
+        with WorkerPool(self.hints.workers, should_stop) as pool:
             for job in jobs:
                 blocks = BlockQueue(job, on_event)
                 pool.run(blocks)
@@ -164,43 +164,61 @@ class _Worker:
         return f"worker {self.name} {how}" + (f". It had printed:\n{self.tail}" if self.tail else "")
 
 
-class _Pool:
-    """The worker processes of one run; leaving the context ends them all."""
+class WorkerPool:
+    """The worker processes of one run; leaving the context ends them all.
 
-    def __init__(self, n: int, should_stop: Callable[[], bool]) -> None:
+    Parameters
+    ----------
+    n : int
+        Workers at most.
+    should_stop : callable
+    grace_s : callable, optional
+        Seconds that workers may go on with the block at hand once the run stops; asked again while they do.
+    """
+
+    def __init__(self, n: int, should_stop: Callable[[], bool], grace_s: Callable[[], float] = lambda: _GRACE_S) -> None:
         self._n = n
         self._should_stop = should_stop
+        self._grace_s = grace_s
         self._workers: list[_Worker] = []
         self._deaths: list[str] = []  # since a block was last completed
         self._early_deaths = 0  # those of them in which a job was being prepared
         self._next_tick = 0.0
         self._stopping = False
 
-    def __enter__(self) -> _Pool:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopping = True
-        deadline = time.monotonic() + _GRACE_S
+        began = time.monotonic()
         try:
             for worker in self._workers:
                 worker.send(None)
-            while self._workers and time.monotonic() < deadline:
+            while self._workers and time.monotonic() - began < self._grace_s():
                 self._listen()
         finally:
             for worker in self._workers:
                 worker.process.kill()
                 worker.bury()
 
-    def run(self, blocks: BlockQueue) -> None:
-        """Run a job's blocks until none is unfinished."""
+    def run(self, blocks: BlockQueue, path: Path | None = None) -> None:
+        """Run a job's blocks until none is unfinished.
+
+        Parameters
+        ----------
+        blocks : BlockQueue
+        path : Path, optional
+            Where the job is saved already; by default it is saved as `job_file`.
+        """
         self._blocks = blocks
         if self._should_stop():
             raise Cancelled(f"stopped before {blocks.job.name!r}")
         if not blocks.n_unfinished:
             return
-        self._path = job_file(blocks.job)
-        save_job(blocks.job, self._path)
+        self._path = path or job_file(blocks.job)
+        if path is None:
+            save_job(blocks.job, self._path)
         for worker in self._workers:
             worker.ready = False
             worker.send(str(self._path))

@@ -76,10 +76,10 @@ def _image(rng: Rng, truth: NDArray[np.uint64], depth: Floats, organelles: bool,
     (organelle_rng,) = rng.spawn(1)
     if organelles:
         _draw_reticulum(organelle_rng, image, depth)
-        _draw_mitochondria(organelle_rng, image, depth)
         _draw_vesicles(organelle_rng, image, depth)
+        _draw_mitochondria(organelle_rng, image, depth)
     width = np.float32(1.1) + np.float32(0.3) * _smooth_noise(rng, shape, 20)
-    contrast = np.clip(np.float32(0.92) + np.float32(0.2) * _smooth_noise(rng, shape, 7), 0.1, 1)
+    contrast = np.clip(np.float32(0.97) + np.float32(0.2) * _smooth_noise(rng, shape, 7), 0.1, 1)
     membrane = contrast * np.exp(-0.5 * np.square(depth / np.maximum(width, 0.7)))
     image += (70 - image) * membrane
     image = ndimage.gaussian_filter(image, (0.65, 0.55, 0.55))

@@ -16,7 +16,7 @@ from volara_expr.kernels import BadVoxel
 from volara_expr.kernels.edges import FIXED_POINT, edge_sums, node_sums
 from volara_expr.kernels.mutex_watershed import fragments
 from volara_expr.ops.graph_tables import EdgeTable, NodeTable, fixed_point_scale
-from volara_expr.ops.pointwise import Normalize
+from volara_expr.ops.pointwise import Cast, Elementwise, Normalize
 from volara_expr.ops.sources import in_memory
 from volara_expr.run.block import Program, resolve
 from volara_expr.run.tables import TableFiles
@@ -365,6 +365,12 @@ def test_coded_affinities_are_summed_as_their_values():
     values = (affs.astype(np.float64) / 255).astype(np.float32)
     table = EdgeTable(a, f, ("near", "far"), CHANNELS, "owned", (8, 8, 8))
     assert merged(all_rows(table, {a: labels}), ("u", "v")) == edges_by_kernel(labels, values)
+    # the logarithm of code 0 is infinite, which matters only where a voxel has it
+    some = np.maximum(affs, 1)
+    logs = Elementwise("log", (Cast(node(some, "ozyx", neighborhood=MIXED), np.dtype(np.float32)),))
+    table = EdgeTable(a, logs, ("near", "far"), CHANNELS, "owned", (8, 8, 8))
+    expected = edges_by_kernel(labels, np.log(some.astype(np.float32)))
+    assert merged(all_rows(table, {a: labels}), ("u", "v")) == expected
 
 
 @pytest.mark.parametrize("cell", [(5, 18, 7), (4, 4, 4)])
@@ -506,6 +512,25 @@ def test_agglomerate_moves_arrays_to_the_labels_voxels_and_checks_the_rest():
     for kind, words, wrong in cases:
         with pytest.raises(kind, match=words):
             wrong()
+
+
+def test_values_that_have_no_sum_are_named_in_absolute_coordinates():
+    labels, affs, lo = labels_like().astype(np.int64) % 2**50, affinities(np.float32), (5, -7, 30)
+    affs[1, 6, 8, 9] = np.nan
+    labels[6, 8, 9], labels[6, 9, 9] = 1, 2
+    a, f = node(labels, lo=lo), node(affs, "ozyx", (0, *lo), MIXED)
+    edges = EdgeTable(a, f, ("far", "near"), ((5, 4), (2, 1)), "owned", (4, 4, 4))
+    with pytest.raises(BadVoxel, match="channel first") as error:
+        all_rows(edges, {a: labels, f: affs})
+    assert error.value.voxel == (1, 11, 1, 39)
+    with pytest.raises(BadVoxel) as error:
+        all_rows(NodeTable(a, (node(affs[1], lo=lo),), ("m",), (4, 4, 4)), {a: labels})
+    assert error.value.voxel == (11, 1, 39)
+    labels[3, 4, 5] = -1
+    for table in (edges, NodeTable(a, (), (), (4, 4, 4))):
+        with pytest.raises(BadVoxel, match="label -1") as error:
+            all_rows(table, {a: labels, f: np.zeros_like(affs)})
+        assert error.value.voxel == (8, -3, 35)
 
 
 def test_written_graphs_are_equal_for_any_cells_and_any_execution_block(tmp_path):

@@ -143,25 +143,30 @@ def plain(patch: Patch) -> npt.NDArray[Any]:
     return look_up(patch.data)
 
 
-def label_ids(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return labels as the unsigned integers that kernels take.
+def label_ids(labels: npt.NDArray[Any], lo: Sequence[int]) -> npt.NDArray[Any]:
+    """Return labels, whose first voxel is `lo`, as the unsigned integers that kernels take.
 
     Raises
     ------
     BadVoxel
-        If a label is negative.
+        If a label is negative; names it in absolute coordinates.
     """
     if labels.dtype.kind == "i" and labels.size and labels.min() < 0:
         at = np.unravel_index(int(labels.argmin()), labels.shape)
-        raise BadVoxel(f"label {labels.min()} is negative; labels start at 0, which is background", tuple(map(int, at)))
+        with absolute_voxel("the labels", lo):
+            raise BadVoxel(f"label {labels.min()} is negative; labels start at 0, which is background", tuple(map(int, at)))
     return labels if labels.dtype in (np.uint32, np.uint64) else labels.astype(np.uint64)
 
 
 @contextmanager
-def absolute_voxel(of: str, lo: Sequence[int]) -> Iterator[None]:
-    """Let a kernel's complaint about a voxel name it in absolute coordinates of the array `of`, whose piece starts at `lo`."""
+def absolute_voxel(of: str, lo: Sequence[int], channels: Sequence[int] = ()) -> Iterator[None]:
+    """Let a kernel's complaint about a voxel name it in absolute coordinates of the array `of`, whose piece starts at `lo`.
+
+    With `channels`, the kernel counts them on its first axis.
+    """
     try:
         yield
     except BadVoxel as error:
-        voxel = tuple(a + b for a, b in zip(error.voxel, lo, strict=True))
+        channel = [channels[error.voxel[0]]] if channels else []
+        voxel = (*channel, *(a + b for a, b in zip(error.voxel[len(channel) :], lo, strict=True)))
         raise BadVoxel(f"{error} (voxel {voxel} of {of})", voxel) from None

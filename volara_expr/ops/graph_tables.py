@@ -18,6 +18,8 @@ from volara_expr.ops.regions import neighborhood_of
 __all__ = ["EdgeTable", "Kind", "MergedTable", "NodeTable", "RegionGraph", "StoredGraph", "StoredTable", "fixed_point_scale"]
 
 Kind = Literal["inner", "faces", "owned"]
+LARGEST = 1 << 15
+"""Floats beyond this have no place in sums of 64 bits."""
 
 
 def fixed_point_scale(dtype: np.dtype[Any]) -> int:
@@ -68,8 +70,10 @@ class NodeTable(BlockTable):
         space = self.labels.spec.space
         at = _space_index(space)
         labels, *values = (plain(p)[at] for p in reads[0])
-        with absolute_voxel(f"cell {cell}", spatial_part(cell, space).lo):
-            ids, sums = kernel(label_ids(labels), spatial_part(cell, space).lo, values)
+        lo = spatial_part(cell, space).lo
+        labels = label_ids(labels, lo)
+        with absolute_voxel(f"cell {cell}", lo):
+            ids, sums = kernel(labels, lo, values)
         size = sums[:, 0]
         found = {"id": ids, "size": size}
         found |= {f"{a.name}_sum": size * lo for a, lo in zip(space.axes, cell.lo, strict=True)}
@@ -179,16 +183,17 @@ class EdgeTable(BlockTable):
         own, at = spatial_part(cell, space), _space_index(space)
         found = []
         for (pairs, base, _), (labels, affs) in zip(self._reads(cell), reads, strict=True):
-            codes, table = (affs.data, None) if isinstance(affs.data, np.ndarray) else (affs.data.codes, affs.data.table)
+            codes, table = _summable(affs)
             values = np.moveaxis(codes, axis, 0)[(slice(None), *at)]
             if used != tuple(range(lowest, lowest + len(values))):
                 values = values[[c - lowest for c in used]]
-            start = spatial_part(base, space).lo
-            with absolute_voxel(f"the affinities of scores {', '.join(self.names)}, channel first; cell {cell}", (0, *start)):
+            start, labels_lo = spatial_part(base, space).lo, spatial_part(labels.box, space).lo
+            fragments = label_ids(plain(labels)[at], labels_lo)
+            with absolute_voxel(f"the affinities, channel first; cell {cell}", start, used):
                 found.append(
                     kernel(
-                        label_ids(plain(labels)[at]),
-                        spatial_part(labels.box, space).lo,
+                        fragments,
+                        labels_lo,
                         values,
                         start,
                         [neighborhood[c] for c in used],
@@ -196,7 +201,7 @@ class EdgeTable(BlockTable):
                         len(self.names),
                         own.lo,
                         own.hi,
-                        table=None if table is None else _fixed_point(table),
+                        table=table,
                         **pairs,
                     )
                 )
@@ -207,15 +212,16 @@ class EdgeTable(BlockTable):
         return {"u": u, "v": v} | {name: sums[:, k] for k, name in enumerate(self.columns[2:])}
 
 
-def _fixed_point(table: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Return what the kernel sums for each code."""
+def _summable(affs: Patch) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | None]:
+    """Return affinities, or their codes and what the kernel adds up for each code."""
+    if isinstance(affs.data, np.ndarray):
+        return affs.data, None
+    table = affs.data.table
     if table.dtype.kind != "f":
-        return table.astype(np.int64)
-    scaled = np.rint(table.astype(np.float64) * fixed_point_scale(table.dtype))
-    if not np.isfinite(scaled).all():
-        code = int(np.isfinite(scaled).argmin())
-        raise ValueError(f"the affinity of code {code} is {table[code]}, which has no sum; clip or mask it first")
-    return scaled.astype(np.int64)
+        return affs.data.codes, table.astype(np.int64)
+    if not (np.abs(table) <= LARGEST).all():  # the kernel says which voxel has such a value, if any
+        return plain(affs), None
+    return affs.data.codes, np.rint(table.astype(np.float64) * fixed_point_scale(table.dtype)).astype(np.int64)
 
 
 def _slice(box: Box, axis: int, lo: int, hi: int) -> Box:

@@ -2,30 +2,38 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint type clean
+.PHONY: demo test lint type format snapshots clean
 
-.venv/demo: pyproject.toml
+.venv/%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[demo]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRAS)]"
 	touch $@
 
-.venv/test: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test,lint]"
-	touch $@
+.venv/demo: EXTRAS := demo
+.venv/test: EXTRAS := test,lint
 
 demo: .venv/demo
 	$(BIN)/python examples/demo.py
 
-test: .venv/test lint type
+test: lint type
 	$(BIN)/python -m pytest
 
 lint: .venv/test
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
 type: .venv/test
 	$(BIN)/mypy
+
+format: .venv/test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# After a change of an op that changes its results (raise its `version` first), of explain() or of a repr.
+snapshots: .venv/test
+	$(BIN)/python tests/snapshot/test_op_versions.py
+	$(BIN)/python tests/snapshot/test_text.py
 
 clean:
 	rm -rf .venv demo_out

@@ -81,8 +81,8 @@ def session_workspace() -> str:
 
 def outputs_of(
     expressions: Mapping[str | os.PathLike[str], Expression],
-    chunks: Sequence[int] | None = None,
-    shards: Sequence[int] | None = None,
+    chunks: int | Sequence[int] | None = None,
+    shards: int | Sequence[int] | None = None,
     levels: int = 1,
     format: Format = "ome-zarr",
 ) -> list[Output]:
@@ -104,8 +104,7 @@ def outputs_of(
         node = copied(expression.node)
         if levels < 1 or (levels > 1 and not format.startswith("ome-zarr")):
             raise ValueError(f"levels={levels} with format={format!r}: a pyramid needs levels >= 1 and format='ome-zarr'")
-        asked = tuple(int(c) for c in chunks) if chunks is not None else None
-        shard = tuple(int(c) for c in shards) if shards is not None else None
+        asked, shard = (per_space_axis(sizes, node) for sizes in (chunks, shards))
         outputs.append(Output(node, place, asked, shard, (("format", format), ("levels", levels))))
         for k in range(1, levels):
             node = coarser(node)
@@ -118,6 +117,15 @@ def copied(node: ArrayNode) -> ArrayNode:
     from volara_expr.ops.sources import Checkpoint
 
     return node if node.inputs else Checkpoint(node)
+
+
+def per_space_axis(sizes: int | Sequence[int] | None, node: ArrayNode) -> tuple[int, ...] | None:
+    """Return chunks or shards as a tuple; one number stands for every space axis."""
+    if sizes is None:
+        return None
+    if isinstance(sizes, (int, np.integer)):
+        return (int(sizes),) * len(node.spec.space.spatial)
+    return tuple(int(s) for s in sizes)
 
 
 def coarser(node: ArrayNode) -> ArrayNode:
@@ -178,8 +186,8 @@ def write(
     expressions: Mapping[str | os.PathLike[str], Expression],
     *,
     executor: Any = None,
-    chunks: Sequence[int] | None = None,
-    shards: Sequence[int] | None = None,
+    chunks: int | Sequence[int] | None = None,
+    shards: int | Sequence[int] | None = None,
     levels: int = 1,
     format: Format = "ome-zarr",
     overwrite: Overwrite = False,
@@ -195,7 +203,7 @@ def write(
     executor : Executor or str, optional
         Where blocks run: `executors.Serial()` (the default), `executors.Multiprocessing(8)`, "multiprocessing:8", ...
         Never changes the result.
-    chunks, shards : sequence of int, optional
+    chunks, shards : int or sequence of int, optional
         In voxels, for the space axes or for all axes; by default chunks of 64 cubed, no shards.
     levels : int
         Of the pyramid: each halves the space axes (means of images, most frequent labels).
@@ -225,8 +233,8 @@ def submit(
     expressions: Mapping[str | os.PathLike[str], Expression],
     *,
     executor: Any = None,
-    chunks: Sequence[int] | None = None,
-    shards: Sequence[int] | None = None,
+    chunks: int | Sequence[int] | None = None,
+    shards: int | Sequence[int] | None = None,
     levels: int = 1,
     format: Format = "ome-zarr",
     overwrite: Overwrite = False,

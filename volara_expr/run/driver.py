@@ -251,6 +251,8 @@ def is_blocked(output: Output, place: Place, overwrite: Overwrite) -> bool:
     FileExistsError
         It is not to be replaced; says what it is, and how its expression differs where that is known.
     """
+    if dict(output.options).get("format") == "level":
+        return False  # made and replaced with the finest level of its image
     url = str(output.url) if place.kind == "array" else place.url
     own = place.exists()
     if (own and overwrite != "always") or not stands(place, url):

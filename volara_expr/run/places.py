@@ -207,6 +207,10 @@ def make_array(target: Target, place: Place, incarnation: str) -> None:
     assert isinstance(node, ArrayNode)
     assert target.stored is not None
     options = dict(target.output.options) if target.output else {}
+    mark = {ATTRIBUTE: {"digest": node.digest, "incarnation": incarnation}}
+    if options.get("format") == "level":  # made together with the finest level of its image
+        update_attributes(place.url, mark)
+        return
     intermediate = target.url is None
     url = place.url if intermediate else str(target.url)
     create_array(
@@ -218,8 +222,10 @@ def make_array(target: Target, place: Place, incarnation: str) -> None:
         space=node.spec.space,
         lo=target.stored.lo,
         neighborhood=node.spec.neighborhood,
-        attributes={ATTRIBUTE: {"digest": node.digest, "incarnation": incarnation}},  # in one step: never an array without
+        attributes=mark,  # in one step: never an array without
         format="zarr" if intermediate else options.get("format", "ome-zarr"),
+        levels=options.get("levels", 1),
+        level_factors=(2,) * len(node.spec.space.spatial),
     )
 
 

@@ -74,12 +74,12 @@ def assert_same(got: npt.NDArray[Any], expected: npt.NDArray[Any], what: str = "
         )
 
 
-def random_grids(box: Box, n: int, rng: np.random.Generator) -> list[BlockGrid]:
+def random_grids(box: Box, n: int, rng: np.random.Generator, most_blocks: int = 64) -> list[BlockGrid]:
     """Return grids over a box with random block shapes (single voxels to the whole box) and random origins."""
     grids = []
     for _ in range(0 if box.empty else n):
         block = tuple(int(rng.integers(1, s + 1)) for s in box.shape)
-        while box.size > 64 * np.prod(block):  # keeps the number of blocks, and so the time, within bounds
+        while box.size > most_blocks * np.prod(block):  # keeps the number of blocks, and so the time, within bounds
             block = tuple(min(s, 2 * b) for s, b in zip(box.shape, block, strict=True))
         origin = tuple(int(rng.integers(-b, b + 1)) for b in block)
         grids.append(BlockGrid(box, block, origin))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Image = NDArray[np.float64]
+    Image = NDArray[np.floating]
     LabelImage = NDArray[np.uint64]
 
 OUT = Path("demo_out")

@@ -197,9 +197,7 @@ def _smooth_noise(rng: Rng, shape: Sequence[int], scale: float) -> Floats:
     coarse = rng.standard_normal([n // step + 3 for n in shape], dtype=np.float32)
     coarse = ndimage.gaussian_filter(coarse, scale / step / 2, mode="wrap")
     coarse /= coarse.std()
-    fine: Floats = (
-        ndimage.zoom(coarse, [n * step / n for n in shape], order=1, grid_mode=True, mode="nearest") if step > 1 else coarse
-    )
+    fine: Floats = ndimage.zoom(coarse, step, order=1, grid_mode=True, mode="nearest") if step > 1 else coarse
     return fine[tuple(slice(n) for n in shape)]
 
 

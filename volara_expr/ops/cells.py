@@ -30,6 +30,7 @@ __all__ = [
     "grid_of",
     "label_ids",
     "plain",
+    "space_index",
     "spatial_part",
     "whole_voxels",
 ]
@@ -126,6 +127,11 @@ class BlockIds:
                 f"{n:,} blocks of {' x '.join(map(str, self.block))} voxels need more ids than {ID_BITS[ids]} bits hold, "
                 f"which take at most {fitting:,} blocks of this size{remedy}; or change block_size"
             )
+
+
+def space_index(space: Space) -> tuple[Any, ...]:
+    """Return the index that drops the axes that are not of space, which have one voxel in any block."""
+    return tuple(slice(None) if i in space.spatial else 0 for i in range(space.ndim))
 
 
 def spatial_part(box: Box, space: Space) -> Box:

@@ -14,10 +14,11 @@ import numpy as np
 from volara_expr.expr.node import ArrayNode, ArraySpec, BlockTable, Columns, GlobalTable, Patch
 from volara_expr.geometry import BlockGrid, Box
 from volara_expr.geometry.space import Length
-from volara_expr.ops.cells import CELL, BlockIds, cell_shape, grid_of, plain, spatial_part, whole_voxels
+from volara_expr.ops.cells import CELL, BlockIds, cell_shape, grid_of, plain, space_index, spatial_part, whole_voxels
 from volara_expr.ops.labels import Relabel
 from volara_expr.ops.lut import LUT_COLUMNS, write_lut
 from volara_expr.ops.mask import Mask, carried_mask
+from volara_expr.ops.shape import with_faces
 
 __all__ = ["ComponentLut", "ComponentPairs", "ComponentTable", "LocalComponents", "components"]
 
@@ -78,7 +79,7 @@ class LocalComponents(ArrayNode):
     def apply(self, kernel: Callable[..., Any], out: Box, patches: Sequence[Patch], tables: Sequence[Any]) -> Any:
         result = np.empty(out.shape, np.uint64)
         for _, cell in grid_of(self.spec.box, self.block).blocks(out):
-            image = spatial(self.image, patches[0].cut(cell).data)
+            image = patches[0].cut(cell).data[space_index(self.spec.space)]
             labels, _ = kernel(image, self.connectivity, equal=self.equal)
             part = cell.clip(out)
             ids = self.ids.globalise(labels, cell.lo).reshape(cell.shape)
@@ -87,12 +88,6 @@ class LocalComponents(ArrayNode):
 
     def temp_bytes(self, out: Box) -> int:
         return 16 * Box.of_shape(self.block).size
-
-
-def spatial(node: ArrayNode, data: Any) -> Any:
-    """Drop the axes of one voxel that are not of space."""
-    at = node.spec.space.spatial
-    return data[tuple(slice(None) if i in at else 0 for i in range(data.ndim))]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -160,8 +155,7 @@ class ComponentPairs(BlockTable):
         around = tuple(int(i in space.spatial) for i in range(space.ndim))
         for i in space.spatial:
             if cell.hi[i] < domain.hi[i]:
-                below = Box((*cell.lo[:i], cell.hi[i], *cell.lo[i + 1 :]), cell.hi)  # an empty box, on the face
-                yield i, below.grow(around, around).clip(domain)
+                yield i, with_faces(cell, i, cell.hi[i], cell.hi[i]).grow(around, around).clip(domain)
 
     def demands(self, cell: Box) -> Sequence[tuple[Box | None, ...]]:
         return [(slab,) * len(self.arrays) for _, slab in self._slabs(cell)]
@@ -170,12 +164,11 @@ class ComponentPairs(BlockTable):
         space = self.labels.spec.space
         found = [np.empty((2, 0), np.uint64)]
         for (axis, slab), patches in zip(self._slabs(cell), reads, strict=True):
-            labels, *image = (spatial(self.labels, plain(p)) for p in patches)
+            labels, *image = (plain(p)[space_index(space)] for p in patches)
             lo = spatial_part(slab, space).lo
             for step in (0, 1):  # the kernel looks in one direction only, so from both layers
                 start = slab.lo[axis] + step
-                layer = Box((*slab.lo[:axis], start, *slab.lo[axis + 1 :]), (*slab.hi[:axis], start + 1, *slab.hi[axis + 1 :]))
-                base = spatial_part(layer, space)
+                base = spatial_part(with_faces(slab, axis, start, start + 1), space)
                 pairs = kernel(labels, lo, base.lo, base.hi, self.labels.connectivity, values=image[0] if image else None)
                 found.append(np.stack(pairs))
         u, v = np.unique(np.concatenate(found, axis=1), axis=1)

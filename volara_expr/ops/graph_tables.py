@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from volara_expr.expr.node import ArrayNode, BlockTable, Columns, GlobalTable, Patch, TableNode
 from volara_expr.geometry import BlockGrid, Box, Space
-from volara_expr.ops.cells import absolute_voxel, grid_of, label_ids, plain, spatial_part
+from volara_expr.ops.cells import absolute_voxel, grid_of, label_ids, plain, space_index, spatial_part
 from volara_expr.ops.regions import neighborhood_of
+from volara_expr.ops.shape import with_faces
 
 __all__ = ["EdgeTable", "Kind", "MergedTable", "NodeTable", "RegionGraph", "StoredGraph", "StoredTable", "fixed_point_scale"]
 
@@ -25,11 +26,6 @@ LARGEST = 1 << 15
 def fixed_point_scale(dtype: np.dtype[Any]) -> int:
     """Return what one unit of a value counts in sums: integers are summed as they are, floats as rint(x * 2**24)."""
     return 1 << 24 if dtype.kind == "f" else 1
-
-
-def _space_index(space: Space) -> tuple[Any, ...]:
-    """Index that drops the axes that are not of space, of one voxel in any cell."""
-    return tuple(slice(None) if i in space.spatial else 0 for i in range(space.ndim))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,7 +64,7 @@ class NodeTable(BlockTable):
 
     def rows(self, kernel: Callable[..., Any], cell: Box, reads: Sequence[Sequence[Patch]], tables: Sequence[Any]) -> Columns:
         space = self.labels.spec.space
-        at = _space_index(space)
+        at = space_index(space)
         labels, *values = (plain(p)[at] for p in reads[0])
         lo = spatial_part(cell, space).lo
         labels = label_ids(labels, lo)
@@ -157,14 +153,11 @@ class EdgeTable(BlockTable):
                     outside = domain.hi[i] - cell.hi[i] if side > 0 else cell.lo[i] - domain.lo[i]
                     if not rim or not outside:
                         continue
-                    base = (
-                        _slice(cell, i, cell.hi[i] - rim, cell.hi[i])
-                        if side > 0
-                        else _slice(cell, i, cell.lo[i], cell.lo[i] + rim)
-                    )
+                    start = cell.hi[i] - rim if side > 0 else cell.lo[i]
+                    base = with_faces(cell, i, start, start + rim)
                     both = _both(base, offsets)
                     for j in spatial[:axis]:  # a pair that leaves the cell along an earlier axis belongs to that face
-                        both = _slice(both, j, cell.lo[j], cell.hi[j])
+                        both = with_faces(both, j, cell.lo[j], cell.hi[j])
                     yield {"kind": "face", "axis": axis, "side": side}, base, both
 
     def demands(self, cell: Box) -> Sequence[tuple[Box | None, ...]]:
@@ -180,7 +173,7 @@ class EdgeTable(BlockTable):
         axis, neighborhood = neighborhood_of(self.affs.spec)
         used, lowest = self.used, min(self.used)
         scores = [k for k, channels in enumerate(self.channels) for _ in channels]
-        own, at = spatial_part(cell, space), _space_index(space)
+        own, at = spatial_part(cell, space), space_index(space)
         found = []
         for (pairs, base, _), (labels, affs) in zip(self._reads(cell), reads, strict=True):
             codes, table = _summable(affs)
@@ -222,10 +215,6 @@ def _summable(affs: Patch) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64] | No
     if not (np.abs(table) <= LARGEST).all():  # the kernel says which voxel has such a value, if any
         return plain(affs), None
     return affs.data.codes, np.rint(table.astype(np.float64) * fixed_point_scale(table.dtype)).astype(np.int64)
-
-
-def _slice(box: Box, axis: int, lo: int, hi: int) -> Box:
-    return Box((*box.lo[:axis], lo, *box.lo[axis + 1 :]), (*box.hi[:axis], hi, *box.hi[axis + 1 :]))
 
 
 def _both(base: Box, offsets: Sequence[tuple[int, ...]]) -> Box:

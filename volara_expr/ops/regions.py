@@ -9,9 +9,19 @@ from typing import Any
 import numpy as np
 
 from volara_expr.expr.node import ArrayNode, ArraySpec, Neighborhood, Patch
-from volara_expr.geometry import Box, Halo
+from volara_expr.geometry import Box, Halo, Space
 from volara_expr.geometry.space import Length
-from volara_expr.ops.cells import BlockIds, IdRange, absolute_voxel, cell_shape, grid_of, plain, spatial_part, whole_voxels
+from volara_expr.ops.cells import (
+    BlockIds,
+    IdRange,
+    absolute_voxel,
+    cell_shape,
+    grid_of,
+    plain,
+    space_index,
+    spatial_part,
+    whole_voxels,
+)
 from volara_expr.ops.mask import Mask, carried_mask
 from volara_expr.ops.matching import on_voxels_of, part_of
 from volara_expr.ops.stencil import GaussianFilter, over_all_axes
@@ -156,7 +166,7 @@ class Watershed(ArrayNode):
 
     def apply(self, kernel: Callable[..., Any], out: Box, patches: Sequence[Patch], tables: Sequence[Any]) -> Any:
         axis, neighborhood = neighborhood_of(self.affs.spec)
-        spatial = self.spec.space.spatial
+        space = self.spec.space
         numbers = BlockIds.of(self.spec, self.unit)
         result = np.empty(out.shape, np.uint64)
         rest = [Patch(p.box, plain(p)) for p in patches[1:]]
@@ -166,12 +176,12 @@ class Watershed(ArrayNode):
             affs = patches[0].cut(boxes[0]).data
             codes, table = (affs, None) if isinstance(affs, np.ndarray) else (affs.codes, affs.table)
             sides = [p.cut(b).data for p, b in zip(rest, boxes[1:], strict=True)]
-            mask = None if self.mask is None else _space_only(sides.pop(0), self.mask.spec.space.spatial)
-            mean_affs = None if self.mean_affs is None else _channels_first(sides.pop(), axis, spatial)
-            origin, crop = spatial_part(read, self.spec.space), spatial_part(block, self.spec.space)
+            mask = None if self.mask is None else sides.pop(0)[space_index(self.mask.spec.space)]
+            mean_affs = None if self.mean_affs is None else _channels_first(sides.pop(), axis, space)
+            origin, crop = spatial_part(read, space), spatial_part(block, space)
             with absolute_voxel(f"the affinities, channel first; block {block}", (0, *origin.lo)):
                 labels, _ = kernel(
-                    _channels_first(codes, axis, spatial),
+                    _channels_first(codes, axis, space),
                     neighborhood,
                     bias=self.bias,
                     strides=self.strides,
@@ -259,12 +269,6 @@ def _with(box: Box, axis: int, channels: int) -> Box:
     return Box((*box.lo[:axis], 0, *box.lo[axis:]), (*box.hi[:axis], channels, *box.hi[axis:]))
 
 
-def _space_only(data: Any, spatial: Sequence[int]) -> Any:
-    """Drop the axes of one voxel that are not of space."""
-    return data[tuple(slice(None) if i in spatial else 0 for i in range(data.ndim))]
-
-
-def _channels_first(data: Any, axis: int, spatial: Sequence[int]) -> Any:
-    """Return affinities of one block as (channel, space): `spatial` are positions among the axes other than the offsets."""
-    data = np.moveaxis(data, axis, 0)
-    return data[(slice(None), *(slice(None) if i in spatial else 0 for i in range(data.ndim - 1)))]
+def _channels_first(data: Any, axis: int, space: Space) -> Any:
+    """Return affinities of one block as (channel, space); `space` is that of the other axes."""
+    return np.moveaxis(data, axis, 0)[(slice(None), *space_index(space))]

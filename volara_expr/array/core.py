@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, NoReturn
 
@@ -87,6 +88,19 @@ class Array(Pointwise, Shape, Reduce, Stencil, Labels, Evaluation):
     def key(self) -> str:
         """Digest of the expression: equal for equal expressions over equal data."""
         return self.node.digest
+
+    def pipe(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return ``function(self, *args, **kwargs)``, so that functions of others read like methods.
+
+        Examples
+        --------
+        >>> import numpy as np, volara_expr as ve
+        >>> def brighten(image, by):
+        ...     return image + by
+        >>> ve.from_numpy(np.array([1, 2])).pipe(brighten, by=3).compute()
+        array([4, 5])
+        """
+        return function(self, *args, **kwargs)
 
     def __len__(self) -> int:
         if not self.shape:

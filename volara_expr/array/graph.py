@@ -92,6 +92,14 @@ class Graph:
         ------
         KeyError
             If the graph has no such score.
+
+        Examples
+        --------
+        >>> import numpy as np, volara_expr as ve
+        >>> frags = ve.from_numpy(np.array([[1, 1, 2, 2, 3]]))
+        >>> affs = ve.from_numpy(np.full((1, 1, 5), 0.75), axes=("c", "y", "x"), neighborhood=[(0, 1)])
+        >>> frags.agglomerate(affs, scores={"mean": [0]}).components({"mean": 0.5}).compute()
+        {1: 1, 2: 1, 3: 1}
         """
         return Lut.of(connect(self.node, thresholds))
 
@@ -113,6 +121,14 @@ class Graph:
         ------
         NotComputed
             If the graph is still an expression.
+
+        Examples
+        --------
+        >>> import numpy as np, volara_expr as ve
+        >>> frags = ve.from_numpy(np.array([[1, 1, 2, 2, 3]]))
+        >>> affs = ve.from_numpy(np.full((1, 1, 5), 0.75), axes=("c", "y", "x"), neighborhood=[(0, 1)])
+        >>> frags.agglomerate(affs, scores={"mean": [0]}).compute().nodes().to_pylist()[0]
+        {'id': 1, 'size': 2, 'y': 0.5, 'x': 1.0}
         """
         return self._database().nodes(roi)
 
@@ -130,6 +146,14 @@ class Graph:
         ------
         NotComputed
             If the graph is still an expression.
+
+        Examples
+        --------
+        >>> import numpy as np, volara_expr as ve
+        >>> frags = ve.from_numpy(np.array([[1, 1, 2, 2, 3]]))
+        >>> affs = ve.from_numpy(np.full((1, 1, 5), 0.75), axes=("c", "y", "x"), neighborhood=[(0, 1)])
+        >>> frags.agglomerate(affs, scores={"mean": [0]}).compute().edges().select(["u", "v", "mean"]).to_pylist()
+        [{'u': 1, 'v': 2, 'mean': 0.75}, {'u': 2, 'v': 3, 'mean': 0.75}]
         """
         return self._database().edges(roi)
 
@@ -200,6 +224,16 @@ def open_graph(path: str | os.PathLike[str]) -> Graph:
     ------
     FileNotFoundError, OSError
         If there is no such file, another process writes it, or it is no region graph.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np, volara_expr as ve
+    >>> frags = ve.from_numpy(np.array([[1, 1, 2, 2, 3]]))
+    >>> affs = ve.from_numpy(np.full((1, 1, 5), 0.75), axes=("c", "y", "x"), neighborhood=[(0, 1)])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     made = frags.agglomerate(affs, scores={"mean": [0]}).write(f"{folder}/out.zarr/graph", progress=False)
+    ...     ve.open_graph(f"{folder}/out.graph.duckdb").scores
+    ('mean',)
     """
     from volara_expr.run.tables import graph_content
     from volara_expr.store.graph_db import GraphDB

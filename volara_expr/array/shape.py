@@ -254,6 +254,12 @@ class Shape(Handle):
             Floats stand for their shortest decimal. By default the offset stays.
         unit : str, optional
             "nm", "um", ...; by default it stays.
+
+        Examples
+        --------
+        >>> import numpy as np, volara_expr as ve
+        >>> ve.from_numpy(np.zeros((5, 6))).with_voxel_size((0.5, 0.25), offset=(2, 0), unit="um").roi
+        Roi[2:4.5, 0:1.5] um
         """
         start = None if offset is None else tuple(map(exact, offset))
         return self._new(with_voxel_size(self.node, tuple(map(exact, voxel_size)), start, canonical_unit(unit)))

@@ -55,8 +55,12 @@ def open_array(url: str | os.PathLike[str], *, level: int = 0, neighborhood: Off
 
     Examples
     --------
-    >>> import volara_expr as ve
-    >>> affs = ve.open("sample.zarr/affs", neighborhood=[(1, 0, 0), (0, 1, 0), (0, 0, 1)])  # doctest: +SKIP
+    >>> import tempfile, numpy as np, volara_expr as ve
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     made = ve.from_numpy(np.zeros((3, 4, 5, 6), np.uint8)).write(f"{folder}/sample.zarr/affs", progress=False)
+    ...     affs = ve.open(f"{folder}/sample.zarr/affs", neighborhood=[(1, 0, 0), (0, 1, 0), (0, 0, 1)])
+    >>> affs.neighborhood
+    ((1, 0, 0), (0, 1, 0), (0, 0, 1))
     """
     from volara_expr.run.driver import content_of
     from volara_expr.store import open_array as read_metadata

@@ -223,6 +223,15 @@ def write(
     ------
     executors.protocol.BlockFailures
         Some blocks failed three times; names each with its traceback. All others are done and recorded.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np, volara_expr as ve
+    >>> image = ve.from_numpy(np.arange(12).reshape(3, 4))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     urls = {f"{folder}/out.zarr/double": image * 2, f"{folder}/out.zarr/mask": image > 5}
+    ...     [made.compute().sum() for made in ve.write(urls, progress=False).values()]
+    [np.int64(132), np.int64(6)]
     """
     outputs = outputs_of(expressions, chunks, shards, levels, format)
     run_outputs(outputs, executor, overwrite=overwrite, keep=keep, progress=progress)

@@ -173,6 +173,26 @@ def test_chains_over_bytes_become_one_table():
     assert_blockwise_equal(single, ((x / 255.0).astype("f4") > 0.5).astype("u1"))
 
 
+def test_functions_of_numpy_stay_lazy_or_refuse():
+    x = rng.random((3, 4))
+    a = lazy(x)
+    for got, expected in (
+        (np.where(a > 0.5, a, 0), np.where(x > 0.5, x, 0)),
+        (a.where(x > 0.5, -1), np.where(x > 0.5, x, -1)),
+        (np.concatenate([a, x]), np.concatenate([x, x])),
+        (np.stack([x, a], axis=1), np.stack([x, x], axis=1)),
+        (np.max(a, axis=0), x.max(0)),
+        (np.clip(a, 0.2, 0.4), np.clip(x, 0.2, 0.4)),
+        (np.flip(a, 1), x[:, ::-1]),
+        (a.T, x.T),
+    ):
+        assert isinstance(got, Array)
+        assert_same(evaluate(got), expected)
+    assert (np.ndim(a), np.shape(a), np.size(a)) == (2, (3, 4), 12)
+    with pytest.raises(TypeError, match=r"numpy\.percentile has no lazy form; compute\(\)"):
+        np.percentile(a, 5)
+
+
 def test_equal_expressions_are_one_object():
     x = lazy(values("f4"))
     assert (x + 1).node is (x + 1).node

@@ -48,6 +48,11 @@ class Pointwise(Handle):
             return NotImplemented
         return self._new(Elementwise(ufunc.__name__, tuple(operand_of(v) for v in inputs)))
 
+    def __array_function__(self, function: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        from volara_expr.array.functions import lazy_form
+
+        return lazy_form(function)(*args, **kwargs)
+
     def _operator(self, ufunc: str, other: Any, swap: bool = False) -> Array:
         if not isinstance(other, OPERANDS):
             return NotImplemented  # type: ignore[no-any-return]
@@ -208,6 +213,25 @@ class Pointwise(Handle):
         """
         bounds = tuple(None if v is None else operand_of(v) for v in (lo, hi))
         return self._new(Elementwise("clip", (self.node, *bounds)))
+
+    def where(self, condition: Any, other: Any = 0) -> Array:
+        """Keep the values where the condition holds, and put `other` elsewhere.
+
+        Halo: none.
+
+        Parameters
+        ----------
+        condition, other : Array, ndarray or scalar
+            Of shapes that broadcast, at the same place.
+
+        Examples
+        --------
+        >>> import numpy as np, volara_expr as ve
+        >>> a = ve.from_numpy(np.array([3, -1, 2]))
+        >>> a.where(a > 0).compute()
+        array([3, 0, 2])
+        """
+        return self._new(Elementwise("where", (operand_of(condition), self.node, operand_of(other))))
 
     def normalize(self, lo: float, hi: float) -> Array:
         """Map `lo` to 0 and `hi` to 1: (x - lo) / (hi - lo), computed in float64, as float32. Values beyond are not clipped.

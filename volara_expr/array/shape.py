@@ -123,6 +123,11 @@ class Shape(Handle):
         given = axes or tuple(reversed(range(spec.ndim)))
         return self._new(Transpose(self.node, tuple(axis_number(a, spec.ndim, spec.space.names) for a in given)))
 
+    @property
+    def T(self) -> Array:
+        """The array with its axes reversed."""
+        return self.transpose()
+
     def flip(self, axis: int | str | Sequence[int | str] | None = None) -> Array:
         """Mirror the content along the given axes (all by default), as `numpy.flip`; the world box stays.
 

@@ -10,6 +10,8 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from volara_expr.kernels.relabel import frozen
+
 __all__ = ["Method", "downsample"]
 
 Method = Literal["mean", "mode", "min", "max", "stride"]
@@ -58,8 +60,8 @@ def downsample(
     outer = [data.shape[i] for i in mapped]
     # One axis that is mapped over and three that are binned: the kernels' only shape.
     source = data.transpose(order).reshape(prod(outer), *[1] * missing, *(data.shape[i] for i in binned))
-    source = np.ascontiguousarray(source.view(np.uint8) if data.dtype == np.bool_ else source)
-    source = source.astype(np.float32) if data.dtype == np.float16 else source
+    source = source.view(np.uint8) if data.dtype == np.bool_ else source
+    source = frozen(source.astype(np.float32) if data.dtype == np.float16 else source)
     result = np.empty((prod(outer), *[1] * missing, *(shape[i] for i in binned)), source.dtype)
     steps = tuple([1] * missing + [int(factors[i]) for i in binned])
     starts = tuple([0] * missing + [int(phase[i]) for i in binned])
@@ -79,21 +81,57 @@ def _bin(k, step, start, n):
 
 
 @nb.njit(cache=True, nogil=True)
+def _add_row(row, step, start, total):
+    """Add the voxels of a row to the totals of its bins, one by one from the left, so that floats round alike anywhere."""
+    n = row.shape[0]
+    head = min(step - start, n)
+    full = (n - head) // step
+    for v in range(head):
+        total[0] += row[v]
+    if step == 2:  # the common case, in a form that compilers vectorise
+        for i in range(full):
+            total[i + 1] = total[i + 1] + row[head + 2 * i] + row[head + 2 * i + 1]
+    else:
+        for i in range(full):
+            for v in range(head + i * step, head + (i + 1) * step):
+                total[i + 1] += row[v]
+    for v in range(head + full * step, n):
+        total[full + 1] += row[v]
+
+
+@nb.njit(cache=True, nogil=True)
 def _mean_integer(x, steps, starts, out):
+    total = np.empty(out.shape[3], np.int64)
     for c in range(out.shape[0]):
         for k in range(out.shape[1]):
             z0, z1 = _bin(k, steps[0], starts[0], x.shape[1])
             for j in range(out.shape[2]):
                 y0, y1 = _bin(j, steps[1], starts[1], x.shape[2])
+                total[:] = 0
+                for z in range(z0, z1):
+                    for y in range(y0, y1):
+                        _add_row(x[c, z, y], steps[2], starts[2], total)
                 for i in range(out.shape[3]):
                     x0, x1 = _bin(i, steps[2], starts[2], x.shape[3])
-                    total = np.int64(0)
-                    for z in range(z0, z1):
-                        for y in range(y0, y1):
-                            for v in range(x0, x1):
-                                total += np.int64(x[c, z, y, v])
-                    n = np.int64((z1 - z0) * (y1 - y0) * (x1 - x0))
-                    out[c, k, j, i] = (2 * total + n) // (2 * n)
+                    n = (z1 - z0) * (y1 - y0) * (x1 - x0)
+                    out[c, k, j, i] = (2 * total[i] + n) // (2 * n)
+
+
+@nb.njit(cache=True, nogil=True)
+def _mean_float(x, steps, starts, out):
+    total = np.empty(out.shape[3], np.float64)
+    for c in range(out.shape[0]):
+        for k in range(out.shape[1]):
+            z0, z1 = _bin(k, steps[0], starts[0], x.shape[1])
+            for j in range(out.shape[2]):
+                y0, y1 = _bin(j, steps[1], starts[1], x.shape[2])
+                total[:] = 0
+                for z in range(z0, z1):
+                    for y in range(y0, y1):
+                        _add_row(x[c, z, y], steps[2], starts[2], total)
+                for i in range(out.shape[3]):
+                    x0, x1 = _bin(i, steps[2], starts[2], x.shape[3])
+                    out[c, k, j, i] = total[i] / ((z1 - z0) * (y1 - y0) * (x1 - x0))
 
 
 @nb.njit(cache=True, nogil=True)
@@ -119,23 +157,6 @@ def _mean_wide(x, steps, starts, out):
 
 
 @nb.njit(cache=True, nogil=True)
-def _mean_float(x, steps, starts, out):
-    for c in range(out.shape[0]):
-        for k in range(out.shape[1]):
-            z0, z1 = _bin(k, steps[0], starts[0], x.shape[1])
-            for j in range(out.shape[2]):
-                y0, y1 = _bin(j, steps[1], starts[1], x.shape[2])
-                for i in range(out.shape[3]):
-                    x0, x1 = _bin(i, steps[2], starts[2], x.shape[3])
-                    total = 0.0
-                    for z in range(z0, z1):
-                        for y in range(y0, y1):
-                            for v in range(x0, x1):
-                                total += np.float64(x[c, z, y, v])
-                    out[c, k, j, i] = total / ((z1 - z0) * (y1 - y0) * (x1 - x0))
-
-
-@nb.njit(cache=True, nogil=True)
 def _mode(x, steps, starts, out):
     held = np.empty(steps[0] * steps[1] * steps[2], x.dtype)
     for c in range(out.shape[0]):
@@ -155,12 +176,27 @@ def _mode(x, steps, starts, out):
                                 n += 1
                     best = held[0]
                     if not same:
-                        values = np.sort(held[:n])
+                        _sort(held, n)
                         most = 0
                         run = 0
                         for a in range(n):
-                            run = run + 1 if a > 0 and values[a] == values[a - 1] else 1
+                            run = run + 1 if a > 0 and held[a] == held[a - 1] else 1
                             if run > most:  # strictly: the smallest of equally frequent values stays
                                 most = run
-                                best = values[a]
+                                best = held[a]
                     out[c, k, j, i] = best
+
+
+@nb.njit(cache=True, nogil=True)
+def _sort(values, n):
+    """Sort the first `n` values; bins are small, and insertion is then several times faster than np.sort."""
+    if n > 64:
+        values[:n] = np.sort(values[:n])
+        return
+    for a in range(1, n):
+        v = values[a]
+        b = a
+        while b > 0 and values[b - 1] > v:
+            values[b] = values[b - 1]
+            b -= 1
+        values[b] = v

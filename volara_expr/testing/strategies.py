@@ -305,7 +305,7 @@ def pipelines(draw: Draw) -> Pipeline:
     offset = [draw(st.integers(-5, 5)) for _ in sides] if draw(st.booleans()) else None
     a = from_numpy(x, axes=axes, voxel_size=(4,) * len(sides), units="nm", offset=offset)
     plan: list[Step] = draw(st.lists(st.sampled_from((*FILTERS, *OTHERS, diamond)), min_size=1, max_size=5))
-    if draw(st.integers(0, 3)):
+    if draw(st.sampled_from([False, True, True, True, True])):
         deep: list[Step] = [diamond] if draw(st.booleans()) else [draw(st.sampled_from(FILTERS)) for _ in range(3)]
         for step in deep:
             plan.insert(draw(st.integers(0, len(plan))), step)

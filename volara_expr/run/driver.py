@@ -23,6 +23,7 @@ import numpy.typing as npt
 from executors.protocol import Cancelled, Executor, Resources
 from volara_expr.config import config
 from volara_expr.expr import ArrayNode, Node, digest_of, pack, topological
+from volara_expr.expr.digest import Function
 from volara_expr.expr.show import tree
 from volara_expr.ops.graph_tables import StoredTable
 from volara_expr.ops.sources import InMemory, StoredArray
@@ -291,8 +292,21 @@ def what_stands(node: Node, place: Place) -> str:
         if old is not None and digest in (None, old["digest"]) and folder != place.folder:
             lines = difflib.ndiff(str(old["expression"]).splitlines(), tree([node]).splitlines())
             changed = "\n".join([d for d in lines if d[:1] in "-+"][:20])
-            return f"holds the result of another expression ({old['digest'][:8]}), which differs in\n{changed}\n"
-    return f"holds the result of another expression ({digest[:8]})" if digest else "was not written by this expression"
+            return f"holds the result of another expression ({old['digest'][:8]}), which differs in\n{changed}\n{opaque(node)}"
+    return (
+        f"holds the result of another expression ({digest[:8]}) {opaque(node)}"
+        if digest
+        else "was not written by this expression"
+    )
+
+
+def opaque(node: Node) -> str:
+    """Say which functions make an expression new in every session."""
+    found = [v for n in topological([node]) for v in vars(n).values() if isinstance(v, Function) and v.opaque]
+    return "".join(
+        f"The function {f!r} captures what cannot be told apart, {f.opaque}, so it never counts as the same; give it a name=. "
+        for f in found
+    )
 
 
 def ledgers(place: Place) -> list[str]:
@@ -434,6 +448,9 @@ def clean_up(nodes: Sequence[Node], workspace: Workspace, keep: Keep, places: Se
             elif not os.path.exists(os.path.join(folder, "keep")):
                 workspace.forget(n)
     shutil.rmtree(workspace.jobs, ignore_errors=True)
+    for parent in {os.path.join(workspace.folder, "nodes"), *(os.path.dirname(p.folder) for p in places)}:
+        for left in glob(os.path.join(escape(parent), "*.trash")):
+            shutil.rmtree(left)
     for place in places:
         if place.kind == "rows":
             named = {os.path.join(place.folder, e.part) for e in place.ledger.entries()}
@@ -443,8 +460,6 @@ def clean_up(nodes: Sequence[Node], workspace: Workspace, keep: Keep, places: Se
             for left in glob(f"{escape(path)}.*.tmp*"):
                 if UNFINISHED.match(left[len(path) :]):
                     shutil.rmtree(left) if os.path.isdir(left) else os.unlink(left)
-        for left in glob(os.path.join(escape(os.path.dirname(place.folder)), "*.trash")):
-            shutil.rmtree(left)
 
 
 def default_workspace(outputs: Sequence[Output]) -> Workspace | None:

@@ -151,7 +151,13 @@ def execute(
             clear(o, named[o])
         if blocked:  # what was deleted may have been found before
             plan = plan_for(outputs, workspace, executor, block, afresh)
-        jobs, results, places = make_jobs(plan, executor, workspace, afresh)
+        try:
+            jobs, results, places = make_jobs(plan, executor, workspace, afresh)
+        except OSError as e:
+            e.add_note(
+                f"Nothing has run: outputs, or ledgers in {workspace.folder}, could not be made. Mend that and run the same line again."
+            )
+            raise
         watch = Progress({j.key: j.name for j in jobs}, progress)
         on_progress(watch)
         try:

@@ -271,11 +271,7 @@ class BlockJob(_Base):
             def read(node: ArrayNode, box: Box, data: dict[int, Any] = data) -> Any:
                 return data.pop(id(node))
 
-            try:
-                patches = self._program.evaluate(boxes, read, self._table, demand.boxes)
-            except Exception as e:
-                e.add_note(f"in {self.where(work.block)}")
-                raise
+            patches = self._program.evaluate(boxes, read, self._table, demand.boxes)
             for k in demand.targets:
                 node = self._targets[k].node
                 if isinstance(node, ArrayNode):
@@ -306,11 +302,7 @@ class BlockJob(_Base):
                 else:
                     parts = slabs.get((k, number), [])
                 tables = [self._table(t) for t in node.tables]
-                try:
-                    made.append((number, node.rows(resolve(node.kernel), cell, parts, tables)))
-                except Exception as e:
-                    e.add_note(f"in {self.where(work.block)}, {node.label}, cell {cell}")
-                    raise
+                made.append((number, node.rows(resolve(node.kernel), cell, parts, tables)))
         return _Result(work.block, arrays, rows, waited, time.perf_counter() - started - waited)
 
     def write(self, result: _Result) -> Record:
@@ -333,7 +325,15 @@ class BlockJob(_Base):
 
             log = self._log(self.stored[k])
             parts[k] = log.parts
-            write_part(log.next_part(), [rows for _, rows in made])
+            path = log.next_part()
+            try:
+                write_part(path, [rows for _, rows in made])
+            except OSError as e:
+                raise OSError(
+                    e.errno,
+                    f"cannot write these rows ({e}); mend that and run the same line again, what is recorded is kept",
+                    path,
+                ) from e
         for w in writes:
             w.result()
         for k, target in enumerate(self._targets):

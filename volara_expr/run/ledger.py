@@ -133,7 +133,7 @@ class Ledger:
         except (ValueError, KeyError) as e:
             raise LedgerError(
                 f"the ledger {path} cannot be read ({e}); it neither proves nor disproves that work is done. "
-                f"Delete the folder {self.folder} to compute this output again"
+                f"Delete the folder {self.folder} and run the same line with overwrite=True, to compute this again"
             ) from e
         return content
 
@@ -215,7 +215,7 @@ class Ledger:
     def _damaged(self, path: Path, what: str) -> str:
         return (
             f"the ledger {path} is damaged: {what}. It neither proves nor disproves that work is done. "
-            f"Delete the folder {self.folder} to compute this output again"
+            f"Delete the folder {self.folder} and run the same line with overwrite=True, to compute this again"
         )
 
     def done(self) -> npt.NDArray[np.bool_] | None:

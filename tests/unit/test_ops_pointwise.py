@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from volara_expr.array.base import node_of
 from volara_expr.array.core import Array
+from volara_expr.array.functions import where
 from volara_expr.expr.node import ArraySpec
 from volara_expr.geometry import Axis, Box, Space
 from volara_expr.kernels.fused import Coded
 from volara_expr.ops.align import common_boxes
-from volara_expr.ops.pointwise import Elementwise, Normalize, Threshold, is_elementwise
+from volara_expr.ops.pointwise import Normalize, Threshold, is_elementwise
 from volara_expr.ops.sources import in_memory
 from volara_expr.run.block import Program
 from volara_expr.testing.check import assert_blockwise_equal, assert_same, evaluate
@@ -104,9 +105,14 @@ def test_scalars_that_do_not_fit_fail_where_they_are_written():
     with pytest.raises(OverflowError, match="300"):
         lazy(values("u1")) + 300
     with pytest.raises(OverflowError, match="300"):
-        Elementwise("where", (lazy(values("?")).node, lazy(values("u1")).node, 300))
+        where(lazy(values("?")), lazy(values("u1")), 300)
     with pytest.raises(TypeError, match="boolean"):
         lazy(values("?")) - lazy(values("?"))
+
+
+def test_scalars_alone_are_no_array():
+    with pytest.raises(TypeError, match="scalars alone"):
+        where(True, 1, 2)
 
 
 def test_functions_without_a_lazy_form_name_alternatives():
@@ -136,8 +142,7 @@ def test_clip_and_where():
     x, m = values("i2"), values("?")
     assert_same(evaluate(lazy(x).clip(-5, 100_000)), np.clip(x, -5, 100_000))
     assert_same(evaluate(lazy(x).clip(hi=7)), np.clip(x, None, 7))
-    where = Elementwise("where", (lazy(m).node, lazy(x).node, 0.5))
-    assert_same(evaluate(where), np.where(m, x, 0.5))
+    assert_same(evaluate(where(lazy(m), lazy(x), 0.5)), np.where(m, x, 0.5))
 
 
 @given(st.sampled_from(DTYPES[:-1]), st.sampled_from(DTYPES[:-1]), st.integers(1, 40), st.integers(0, 40))

@@ -115,6 +115,12 @@ def test_world_coordinates():
         a.world["3parsec":]
 
 
+def test_moving_voxels_is_no_halo():
+    a = placed(rng.random((3, 9, 9, 9)))
+    for moved in (a[1:], a[:, ::-1], a[:, 1::2], a[[2, 0]], a.max(0), a[:, 1:] - a[:, :-1].at(a[:, 1:])):
+        assert set(moved.node.halo().lo + moved.node.halo().hi) == {0}
+
+
 def test_empty_slices_compute_nothing():
     a = lazy(np.zeros((4, 4)))
     b = (a[0:0] + 1).astype("u1")
@@ -140,7 +146,7 @@ def test_pad_is_numpys(shape, width, mode, seed):
 def test_pad_refuses():
     a = placed(np.zeros((3, 4, 4), "u1"))
     assert a.pad(("40nm", 1, (0, "8nm"))).node.spec.shape == (5, 6, 6)
-    with pytest.raises(ValueError, match=r"0\.5, 0\.5 voxels"):
+    with pytest.raises(ValueError, match=r"0\.5 and 0\.5 voxels"):
         a.pad("20nm")
     with pytest.raises(ValueError, match="no value of dtype uint8"):
         a.pad(1, value=0.5)

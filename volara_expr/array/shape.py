@@ -11,7 +11,7 @@ from volara_expr.geometry import Box, Roi
 from volara_expr.geometry.space import Length, Number, canonical_unit, exact
 from volara_expr.ops.align import axis_number
 from volara_expr.ops.indexing import crop, flip, index, squeeze
-from volara_expr.ops.join import Concat, Pad, PadMode, stack
+from volara_expr.ops.join import Concat, Pad, PadMode, pad_width, stack
 from volara_expr.ops.shape import ExpandDims, Transpose, at, with_neighborhood, with_voxel_size
 
 if TYPE_CHECKING:
@@ -189,26 +189,7 @@ class Shape(Handle):
         >>> ve.from_numpy(np.array([1, 2, 3])).pad(((1, 2),), mode="reflect").compute()
         array([2, 1, 2, 3, 2, 1])
         """
-        space = self.node.spec.space
-        spatial = space.spatial
-        if isinstance(width, (str, int, float)) or not isinstance(width, Sequence):
-            each: Sequence[Any] = [width] * len(spatial)
-        else:
-            each = width
-        if len(each) != len(spatial):
-            raise ValueError(
-                f"width has {len(each)} entries for {len(spatial)} space axes; give one length, or one per space axis"
-            )
-        pairs = [(0, 0)] * space.ndim
-        for i, entry in zip(spatial, each, strict=True):
-            before, after = entry if isinstance(entry, (tuple, list)) else (entry, entry)
-            lengths = space.voxels(before, i), space.voxels(after, i)
-            if any(v.denominator != 1 for v in lengths):
-                raise ValueError(
-                    f"width {entry!r} along {space.names[i]!r} is {float(lengths[0])}, {float(lengths[1])} voxels; give whole voxels"
-                )
-            pairs[i] = int(lengths[0]), int(lengths[1])
-        return self._new(Pad(self.node, tuple(pairs), mode, value))
+        return self._new(Pad(self.node, pad_width(self.node.spec.space, width), mode, value))
 
     def concat(self, *others: Array, axis: int | str = 0) -> Array:
         """Join arrays along an axis, this one first; see `volara_expr.concat`."""

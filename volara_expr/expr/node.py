@@ -260,7 +260,7 @@ class ArrayNode(Node):
         """Return how far beyond its output the op reaches into its first array input, in voxels, for plans and docstrings."""
         box = Box.of_shape(self.unit or (1,) * self.spec.ndim)
         needed = self.need(box)[0] if self.arrays else None
-        if needed is None or needed.ndim != box.ndim:
+        if needed is None or needed.ndim != box.ndim or not needed.contains(box):  # voxels move: nothing is seen beyond them
             return Halo.symmetric((0,) * self.spec.ndim)
         return Halo(
             tuple(a - b for a, b in zip(box.lo, needed.lo, strict=True)),

@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from volara_expr.expr.node import ArrayNode, ArraySpec, Neighborhood, Patch
-from volara_expr.geometry import Box
+from volara_expr.geometry import Box, Space
+from volara_expr.geometry.space import Length
 from volara_expr.ops.align import Alignment, assemble, axis_number, broadcast, lines
 from volara_expr.ops.shape import ExpandDims, with_faces, with_neighborhood
 
-__all__ = ["Concat", "Pad", "PadMode", "stack"]
+__all__ = ["Concat", "Pad", "PadMode", "pad_width", "stack"]
 
 PadMode = Literal["constant", "edge", "reflect"]
 
@@ -142,6 +143,29 @@ class Concat(ArrayNode):
             if lo < hi:
                 joined[with_faces(out, self.axis, lo, hi).slices(out.lo)] = patch.data
         return joined
+
+
+def pad_width(space: Space, width: Length | Sequence[Length | tuple[Length, Length]]) -> tuple[tuple[int, int], ...]:
+    """Return voxels (before, after) per axis, from one length, or one or two per space axis.
+
+    Raises
+    ------
+    ValueError
+        If a length is no whole number of voxels, or entries do not match the space axes.
+    """
+    spatial = space.spatial
+    each = [width] * len(spatial) if isinstance(width, str) or not isinstance(width, Sequence) else width
+    if len(each) != len(spatial):
+        raise ValueError(f"width has {len(each)} entries for {len(spatial)} space axes; give one length, or one per space axis")
+    pairs = [(0, 0)] * space.ndim
+    for i, entry in zip(spatial, each, strict=True):
+        before, after = entry if isinstance(entry, tuple) else (entry, entry)
+        voxels = space.voxels(before, i), space.voxels(after, i)
+        if any(v.denominator != 1 for v in voxels):
+            amounts = " and ".join(str(float(v)) for v in voxels)
+            raise ValueError(f"width {entry!r} along {space.names[i]!r} is {amounts} voxels; give whole voxels")
+        pairs[i] = int(voxels[0]), int(voxels[1])
+    return tuple(pairs)
 
 
 def stack(nodes: Sequence[ArrayNode], axis: int, offsets: Sequence[Sequence[int]] | None) -> ArrayNode:

@@ -61,6 +61,8 @@ class Elementwise(ArrayNode):
         return broadcast([n.spec for n in self.arrays])
 
     def make_spec(self) -> ArraySpec:
+        if not self.arrays:
+            raise TypeError(f"{self.ufunc} of scalars alone is no array; call numpy.{self.ufunc}")
         function = getattr(np, self.ufunc, None)
         if self.ufunc not in NOT_UFUNCS and not (isinstance(function, np.ufunc) and is_elementwise(function)):
             raise TypeError(f"{self.ufunc!r} is no elementwise function of NumPy with one output; use map_blocks")
@@ -101,6 +103,9 @@ class Elementwise(ArrayNode):
 
     def need(self, box: Box) -> tuple[Box | None, ...]:
         return self.alignment.need(box)
+
+    def temp_bytes(self, out: Box) -> int:
+        return out.size * sum(n.spec.dtype.itemsize for n in self.arrays)  # contiguous copies
 
     def apply(self, kernel: Callable[..., Any], out: Box, patches: Sequence[Patch], tables: Sequence[Any]) -> Any:
         data = [p.data for p in patches]
@@ -144,6 +149,9 @@ class Cast(ArrayNode):
         if old.kind == "c" and self.dtype.kind != "c":
             raise TypeError(f"{old} to {self.dtype} would drop the imaginary part; take numpy.absolute first")
         return self.array.spec.replace(dtype=self.dtype)
+
+    def temp_bytes(self, out: Box) -> int:
+        return out.size * 8
 
     def apply(self, kernel: Callable[..., Any], out: Box, patches: Sequence[Patch], tables: Sequence[Any]) -> Any:
         data = patches[0].data

@@ -95,6 +95,10 @@ class Reduction(ArrayNode):
             faces.append((own.lo[i], own.hi[i]))
         return (Box(tuple(a for a, _ in faces), tuple(b for _, b in faces)),)
 
+    def temp_bytes(self, out: Box) -> int:
+        needed = self.need(out)[0]
+        return 8 * out.size + (0 if needed is None else needed.size * self.array.spec.dtype.itemsize)
+
     def apply(self, kernel: Callable[..., Any], out: Box, patches: Sequence[Patch], tables: Sequence[Any]) -> Any:
         with np.errstate(all="ignore"):
             return kernel(patches[0].data, self.function, self.axes, self.keepdims, self.ordered)

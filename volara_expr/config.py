@@ -21,7 +21,7 @@ class Config:
     memory_bytes : int or None
         Replaces that estimate.
     reserved_bytes : int
-        A worker without data: interpreter, imports, compiled kernels.
+        A worker without data: interpreter, imports, compiled kernels, and compiling them where that was not done before.
     cache_bytes : int
         Decoded chunks that a worker keeps, so that overlapping reads decode once.
     preview_bytes : int
@@ -30,7 +30,7 @@ class Config:
 
     memory_fraction: float = 0.7
     memory_bytes: int | None = None
-    reserved_bytes: int = 420 * MB
+    reserved_bytes: int = 640 * MB
     cache_bytes: int = 128 * MB
     preview_bytes: int = 2048 * MB
 

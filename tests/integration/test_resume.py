@@ -124,7 +124,7 @@ def test_changed_parameter_is_refused_and_replaced_on_request(affs: str, tmp_pat
     new = stored.watershed(bias=-0.55, strides=STRIDES, block_size=16)
     old.write(tmp_path / SEG, chunks=BLOCK, progress=False)
     before = contents(tmp_path)
-    with pytest.raises(FileExistsError, match=r"(?s)another expression.*- #.*bias.*-0\.6.*\+ #.*bias.*-0\.55.*overwrite=True"):
+    with pytest.raises(FileExistsError, match=r"(?s)another expression.*overwrite=True.*- #.*bias.*-0\.6.*\+ #.*bias.*-0\.55"):
         new.write(tmp_path / SEG, chunks=BLOCK, progress=False)
     assert contents(tmp_path) == before
     assert old.submit(tmp_path / SEG, chunks=BLOCK).result(), "the refusal left the old result as it was"
@@ -151,7 +151,7 @@ def test_other_chunks_never_meet_the_old_ledger(affs: str, tmp_path: Path) -> No
     frags = main_job(affs)["frags"]
     with pytest.raises(KeyboardInterrupt):
         frags.write(tmp_path / SEG, chunks=BLOCK, executor=Stopping(5, block=BLOCK), progress=False)
-    with pytest.raises(FileExistsError, match=r"write units of \(16, 16, 16\), but \(8, 8, 8\) are asked for"):
+    with pytest.raises(FileExistsError, match=r"write units of \(16, 16, 16\), not \(8, 8, 8\) as asked for"):
         frags.write(tmp_path / SEG, chunks=(8, 8, 8), progress=False)
     made = frags.write(tmp_path / SEG, chunks=(8, 8, 8), overwrite=True, progress=False)
     assert (made.compute() == frags.compute()).all()
@@ -184,7 +184,7 @@ def test_changed_closure_value_is_another_function(value: int, affs: str, tmp_pa
     if value == 3:
         assert add(value).submit(tmp_path / SEG).reports == []
     else:
-        with pytest.raises(FileExistsError, match="another expression"):
+        with pytest.raises(FileExistsError, match=r"(?s)another expression.*captured value of a function"):
             add(value).write(tmp_path / SEG, progress=False)
 
 
@@ -200,7 +200,7 @@ def test_opaque_function_names_what_it_captures(affs: str, tmp_path: Path) -> No
         return ve.open(affs).map_blocks(lambda x: x // model.factor, name=name)
 
     mapped(None).write(tmp_path / "a.zarr/x", progress=False)
-    with pytest.raises(FileExistsError, match=r"captured variable 'model'.*Model.*name="):
+    with pytest.raises(FileExistsError, match=r"(?s)captured variable 'model'.*Model.*name="):
         mapped(None).write(tmp_path / "a.zarr/x", progress=False)
     mapped("halve").write(tmp_path / "b.zarr/x", progress=False)
     run = mapped("halve").submit(tmp_path / "b.zarr/x")

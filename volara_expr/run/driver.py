@@ -265,9 +265,8 @@ def is_blocked(output: Output, place: Place, overwrite: Overwrite) -> bool:
     if (own and overwrite != "always") or not stands(place, url):
         return False
     if not overwrite:
-        raise FileExistsError(
-            f"{url} exists and {what_stands(output.node, place)}. Choose another name, or pass overwrite=True to replace it"
-        )
+        what, more = what_stands(output.node, place)
+        raise FileExistsError(f"{url} exists and {what}; choose another name, or pass overwrite=True to replace it{more}")
     return True
 
 
@@ -278,39 +277,43 @@ def stands(place: Place, url: str) -> bool:
     return read_node(locate(url)) is not None
 
 
-def what_stands(node: Node, place: Place) -> str:
-    """Say what is in the way of an output."""
-    try:
-        digest = read_attributes(place.url).get(ATTRIBUTE, {}).get("digest") if place.kind == "array" else None
-    except FileNotFoundError:
-        return "holds something else than an array in this format"
-    if digest is None and place.kind == "array":
-        return "was not written by volara_expr"
+def what_stands(node: Node, place: Place) -> tuple[str, str]:
+    """Say what is in the way of an output, and, where that is known, how its expression differs from the new one."""
+    digest = None
+    if place.kind == "array":
+        try:
+            digest = read_attributes(place.url).get(ATTRIBUTE, {}).get("digest")
+        except FileNotFoundError:
+            return "holds something else than an array of this format", ""
+        if digest is None:
+            return "was not written by volara_expr", ""
     about = place.ledger.describe()
     if digest == node.digest:
         if about is None:
             return (
-                f"holds the result of this expression, but its ledger {place.folder} is gone, which would say what is finished"
+                f"holds the result of this expression, but its ledger {place.folder} is gone, which says what is finished",
+                "",
             )
-        return f"holds the result of this expression in write units of {tuple(about['unit'])}, but {place.grid.block} are asked for"
+        return (
+            f"holds the result of this expression in write units of {tuple(about['unit'])}, not {place.grid.block} as asked for",
+            "",
+        )
     for folder in ledgers(place):
         old = Ledger(folder, place.grid).describe()
         if old is not None and digest in (None, old["digest"]) and folder != place.folder:
             lines = difflib.ndiff(str(old["expression"]).splitlines(), tree([node]).splitlines())
-            changed = "\n".join([d for d in lines if d[:1] in "-+"][:20])
-            return f"holds the result of another expression ({old['digest'][:8]}), which differs in\n{changed}\n{opaque(node)}"
-    return (
-        f"holds the result of another expression ({digest[:8]}) {opaque(node)}"
-        if digest
-        else "was not written by this expression"
-    )
+            changed = "\n".join([d for d in lines if d[:1] in "-+"][:20]) or (
+                "no line of their text, but in the code or a captured value of a function, or in the version of an operation"
+            )
+            return "holds the result of another expression", f". They differ in\n{changed}{opaque(node)}"
+    return ("holds the result of another expression" if digest else "was not written by this expression"), opaque(node)
 
 
 def opaque(node: Node) -> str:
     """Say which functions make an expression new in every session."""
     found = [v for n in topological([node]) for v in vars(n).values() if isinstance(v, Function) and v.opaque]
     return "".join(
-        f"The function {f!r} captures what cannot be told apart, {f.opaque}, so it never counts as the same; give it a name=. "
+        f"\n{f!r} never counts as the same function, since {f.opaque} cannot be compared; give map_blocks a name="
         for f in found
     )
 

@@ -115,14 +115,6 @@ class Workspace:
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
-    @classmethod
-    def beside(cls, url: str) -> Workspace:
-        """Return the workspace that belongs to an output."""
-        location = locate(url)
-        if not location.local:
-            raise ValueError(f"cannot write to {url}: outputs and their ledgers must lie on a file system, so far")
-        return cls(location.workspace)
-
     @property
     def jobs(self) -> str:
         """Folder for job files and logs."""
@@ -196,8 +188,18 @@ class Workspace:
 
 
 def ledger_folder(url: str, node: Node) -> str:
-    """Return the folder of an output's ledger, beside the store that holds the output."""
+    """Return the folder of an output's ledger, beside the store that holds the output.
+
+    Raises
+    ------
+    ValueError
+        The output is not on a file system.
+    """
     location = locate(url)
+    if not location.local:
+        raise ValueError(
+            f"cannot write to {url}: outputs and their ledgers lie on a file system; write there and copy the result"
+        )
     return os.path.join(location.workspace, *(location.path or "_").split("/"), node.digest)
 
 

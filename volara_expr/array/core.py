@@ -13,6 +13,7 @@ from volara_expr.array.pointwise import Pointwise
 from volara_expr.array.reduce import Reduce
 from volara_expr.array.shape import Shape
 from volara_expr.array.stencil import Stencil
+from volara_expr.array.values import Values
 from volara_expr.array.writing import Evaluation
 from volara_expr.expr.node import ArrayNode, Neighborhood
 from volara_expr.geometry import Roi
@@ -20,7 +21,7 @@ from volara_expr.geometry import Roi
 __all__ = ["Array"]
 
 
-class Array(Pointwise, Shape, Reduce, Stencil, Labels, Evaluation):
+class Array(Pointwise, Shape, Reduce, Values, Stencil, Labels, Evaluation):
     """A lazy array: NumPy's language, evaluated block by block when it is written.
 
     Made by `volara_expr.open` and `volara_expr.from_numpy`, and by operations on other arrays. Nothing is read or computed

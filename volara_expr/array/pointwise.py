@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from volara_expr.array.base import Handle, operand_of
+from volara_expr.ops.normalize import stretch_percentiles, stretch_stored
 from volara_expr.ops.pointwise import Cast, Elementwise, Normalize, ScaleShift, Threshold, is_elementwise
 
 if TYPE_CHECKING:
@@ -233,22 +234,48 @@ class Pointwise(Handle):
         """
         return self._new(Elementwise("where", (operand_of(condition), self.node, operand_of(other))))
 
-    def normalize(self, lo: float, hi: float) -> Array:
+    def normalize(
+        self,
+        lo: float | Literal["omero"] | None = None,
+        hi: float | None = None,
+        *,
+        percentiles: tuple[float, float] | None = None,
+    ) -> Array:
         """Map `lo` to 0 and `hi` to 1: (x - lo) / (hi - lo), computed in float64, as float32. Values beyond are not clipped.
 
-        Halo: none.
+        Halo: none. With `percentiles`, a table of the whole volume.
 
         Parameters
         ----------
         lo, hi : float
-            Intensities, different and finite.
+            Intensities, different and finite. "omero" alone stands for the window stored with an OME-Zarr image, channel by channel.
+        percentiles : (float, float), optional
+            In place of them, two percentiles of all voxels, inside the carried mask.
+
+        Raises
+        ------
+        TypeError
+            If neither, or both, are given.
+        ValueError
+            If the numbers are equal or not finite, the percentiles do not ascend in 0 to 100, or no window is stored.
 
         Examples
         --------
         >>> import numpy as np, volara_expr as ve
-        >>> ve.from_numpy(np.array([0, 51, 255], np.uint8)).normalize(0, 255).compute()
+        >>> a = ve.from_numpy(np.array([0, 51, 255], np.uint8))
+        >>> a.normalize(0, 255).compute()
         array([0. , 0.2, 1. ], dtype=float32)
+        >>> a.normalize(percentiles=(0, 50)).compute()
+        array([0., 1., 5.], dtype=float32)
         """
+        if lo == "omero" and hi is None and percentiles is None:
+            return self._new(stretch_stored(self.node))
+        if percentiles is not None and lo is None and hi is None:
+            return self._new(stretch_percentiles(self.node, percentiles))
+        if lo is None or hi is None or percentiles is not None:
+            raise TypeError(
+                "normalize takes two intensities (0, 255), or percentiles=(1, 99), or 'omero' for the stored window"
+            )
         return self._new(Normalize(self.node, float(lo), float(hi)))
 
     def scale_shift(self, scale: float, shift: float) -> Array:

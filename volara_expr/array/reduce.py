@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from volara_expr.array.base import Handle
 from volara_expr.ops.align import axis_number
+from volara_expr.ops.pointwise import Elementwise
 from volara_expr.ops.reduce import Reduction
+from volara_expr.ops.values import extreme, total
 
 if TYPE_CHECKING:
     from volara_expr.array.core import Array
@@ -20,14 +22,24 @@ Axes = int | str | Sequence[int | str] | None
 class Reduce(Handle):
     """NumPy's reductions, with its types, over axes given by number or name; None for all.
 
-    Every block takes the reduced axes whole, which is meant for channels. Sums of floats over axes that are not of space run in
-    index order and are exact; over space axes they are not.
+    Over given axes, every block takes the reduced axes whole, which is meant for channels: sums of floats over axes that are not
+    of space run in index order and are exact; over space axes they are not.
+
+    Over all axes (no `axis`), the result is a lazy value that enters arithmetic, made from a table of exact partial results of
+    voxels inside the carried mask: the sum is rounded once, at the end.
     """
 
     __slots__ = ()
 
     def _reduce(self, function: str, axis: Axes, keepdims: bool) -> Array:
         spec = self.node.spec
+        if axis is None and not keepdims and not spec.box.empty:
+            whole = {"sum": total, "mean": total, "min": extreme, "max": extreme}.get(function)
+            if whole is not None:
+                return self._new(whole(self.node, function))
+            if function in ("any", "all"):
+                truth = Elementwise("not_equal", (self.node, False))
+                return self._new(extreme(truth, "max" if function == "any" else "min"))
         given = (axis,) if isinstance(axis, (int, str)) else axis
         axes = None if given is None else tuple(axis_number(a, spec.ndim, spec.space.names) for a in given)
         if axes is not None and len(set(axes)) < len(axes):

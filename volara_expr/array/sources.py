@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -69,7 +69,15 @@ def open_array(url: str | os.PathLike[str], *, level: int = 0, neighborhood: Off
     spec = ArraySpec(Box.of_shape(info.shape), info.dtype, info.space, info.neighborhood)
     if neighborhood is not None:
         spec = with_neighborhood(spec, neighborhood, str(url))
-    return Array(StoredArray(info.url, content_of(info.url), tuple(info.chunks), spec))
+    return Array(StoredArray(info.url, content_of(info.url), tuple(info.chunks), spec, windows_of(info.omero)))
+
+
+def windows_of(omero: Mapping[str, Any] | None) -> tuple[tuple[float, float], ...]:
+    """Return the intensity window of each channel in the rendering hints of an OME-Zarr image; none where one lacks it."""
+    try:
+        return tuple((float(c["window"]["start"]), float(c["window"]["end"])) for c in (omero or {}).get("channels", ()))
+    except (KeyError, TypeError, ValueError):
+        return ()
 
 
 def from_numpy(

@@ -396,7 +396,7 @@ class Evaluation(Handle):
         return plan_for([output], None, executor_of(executor), tuple(block) if block is not None else None)
 
     def compute(self, executor: Any = None) -> npt.NDArray[Any]:
-        """Return the values as a NumPy array, exact. Only what the region needs is computed.
+        """Return the values as a NumPy array (a scalar, of an array without axes), exact. Only what the region needs is computed.
 
         Where a global stage lies behind (clustering, components), that stage runs for the whole volume once in a session.
 
@@ -409,7 +409,8 @@ class Evaluation(Handle):
         outputs = [Output(node)]
         refuse_large(outputs, hidden=True)
         result = run_outputs(outputs, executor, keep="all", progress=False)
-        return result.arrays[node.digest]
+        values: npt.NDArray[Any] = result.arrays[node.digest][()]
+        return values
 
     def preview(self, **region: slice | int) -> npt.NDArray[Any]:
         """Return a quick look at a region: arrays exact, tables made of that region alone. Nothing is stored.

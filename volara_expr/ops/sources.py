@@ -30,12 +30,15 @@ class StoredArray(ArrayNode):
     chunks : tuple of int
         Shape of a chunk (of an inner chunk where the store is sharded): what a read decodes.
     known : ArraySpec
+    windows : tuple of (float, float)
+        Lowest and highest intensity to be shown, for each channel; none where the store does not say.
     """
 
     url: str
     content: str
     chunks: tuple[int, ...]
     known: ArraySpec = field(repr=False)
+    windows: tuple[tuple[float, float], ...] = field(default=(), repr=False)
 
     def make_spec(self) -> ArraySpec:
         return self.known

@@ -278,7 +278,7 @@ class BlockJob(_Base):
                     frame = self._targets[k].frame
                     assert frame is not None
                     patch = patches[node].cut(frame.full(block))
-                    arrays.append((k, patch.box, np.ascontiguousarray(plain(patch.data), node.spec.dtype)))
+                    arrays.append((k, patch.box, np.asarray(plain(patch.data), node.spec.dtype, order="C")))
                 elif demand.cell is not None:
                     assert isinstance(node, BlockTable)
                     slabs.setdefault((k, demand.cell), []).append(

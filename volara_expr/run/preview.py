@@ -23,10 +23,10 @@ from volara_expr.run.block import Program, resolve
 from volara_expr.run.tables import TableFiles, leaf_table
 from volara_expr.store import Arrays
 
-__all__ = ["preview"]
+__all__ = ["Look", "preview"]
 
 
-class _Look:
+class Look:
     """One look: what was evaluated and which tables were made, so that nothing is done twice."""
 
     def __init__(self, folder: str, regions: dict[ArrayNode, Box]) -> None:
@@ -126,14 +126,14 @@ def preview(node: ArrayNode, box: Box) -> npt.NDArray[Any]:
     everything = [n for n in topological([node]) if isinstance(n, ArrayNode)]
     regions = Program([node], []).demand({node: box})
     with tempfile.TemporaryDirectory(prefix="volara_expr-") as folder:
-        look = _Look(folder, regions)
+        look = Look(folder, regions)
         try:
             for table in tables_behind(everything, regions):
                 look.table(table)
             patch = look.evaluate({node: box})[node]
         finally:
             look.arrays.close()
-    return np.ascontiguousarray(plain(patch.cut(box).data), node.spec.dtype)
+    return np.asarray(plain(patch.cut(box).data), node.spec.dtype, order="C")
 
 
 def tables_behind(nodes: Sequence[ArrayNode], regions: dict[ArrayNode, Box]) -> list[TableNode]:

@@ -5,7 +5,9 @@ Needs NumPy only, so that authors of ops outside this project can use it in thei
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,13 @@ from volara_expr.expr.node import ArrayNode, Node
 from volara_expr.geometry import BlockGrid, Box
 from volara_expr.ops.sources import InMemory
 from volara_expr.run.block import Program
+from volara_expr.run.preview import Look
 
 __all__ = ["assert_blockwise_equal", "assert_same", "evaluate", "random_grids"]
 
 
 def evaluate(array: Handle | ArrayNode, box: Box | None = None) -> npt.NDArray[Any]:
-    """Compute `box` of an expression over arrays in memory, as one block.
+    """Compute `box` of an expression over arrays in memory, as one block; tables behind it are made of the whole volume.
 
     Parameters
     ----------
@@ -31,21 +34,30 @@ def evaluate(array: Handle | ArrayNode, box: Box | None = None) -> npt.NDArray[A
         In absolute voxels; the whole array by default.
     """
     node = array.node if isinstance(array, Handle) else array
-    return _block(Program([node], []), node, node.spec.box if box is None else box)
+    with _tables() as tables:
+        return _block(Program([node], []), node, node.spec.box if box is None else box, tables)
 
 
-def _block(program: Program, node: ArrayNode, box: Box) -> npt.NDArray[Any]:
+@contextmanager
+def _tables() -> Iterator[Callable[[Node], Any]]:
+    """Give the function that makes a table, cell by cell, or finds the one it has made."""
+    with tempfile.TemporaryDirectory(prefix="volara_expr-") as folder:
+        look = Look(folder, {})
+        try:
+            yield look.table
+        finally:
+            look.arrays.close()
+
+
+def _block(program: Program, node: ArrayNode, box: Box, tables: Callable[[Node], Any]) -> npt.NDArray[Any]:
     def read(leaf: ArrayNode, part: Box) -> npt.NDArray[Any]:
         if not isinstance(leaf, InMemory) or leaf.data is None:
             raise TypeError(f"{leaf!r} is not in memory; checks take expressions over NumPy arrays")
         return leaf.data[part.slices(leaf.spec.box.lo)]
 
-    def no_table(table: Node) -> Any:
-        raise TypeError(f"{table!r} is a table; checks take expressions of array ops")
-
     from volara_expr.kernels.fused import plain
 
-    return plain(program.evaluate(program.demand({node: box}), read, no_table, [node])[node].data)
+    return plain(program.evaluate(program.demand({node: box}), read, tables, [node])[node].data)
 
 
 def assert_same(got: npt.NDArray[Any], expected: npt.NDArray[Any], what: str = "", rtol: float | None = None) -> None:
@@ -117,13 +129,28 @@ def assert_blockwise_equal(
     """
     node = array.node if isinstance(array, Handle) else array
     box = node.spec.box
-    whole = evaluate(node)
+    with _tables() as tables:
+        _check_blocks(
+            node, reference, tables, random_grids(box, 3, np.random.default_rng(seed)) if grids is None else grids, rtol
+        )
+
+
+def _check_blocks(
+    node: ArrayNode,
+    reference: npt.NDArray[Any] | None,
+    tables: Callable[[Node], Any],
+    grids: Iterable[BlockGrid],
+    rtol: float | None,
+) -> None:
+    program, box = Program([node], []), node.spec.box
+    whole = _block(program, node, box, tables)
     if whole.dtype != node.spec.dtype or whole.shape != box.shape:
         raise AssertionError(f"{node!r} promised {node.spec.dtype} {box.shape} and gave {whole.dtype} {whole.shape}")
     if reference is not None:
         assert_same(whole, reference, f"{node!r}, whole against the reference", rtol)
-    program = Program([node], [])
-    for grid in random_grids(box, 3, np.random.default_rng(seed)) if grids is None else grids:
+    for grid in grids:
         for i in range(grid.n_blocks):
             part = grid.box(i)
-            assert_same(_block(program, node, part), whole[part.slices(box.lo)], f"{node!r}, block {part} of {grid}", rtol)
+            assert_same(
+                _block(program, node, part, tables), whole[part.slices(box.lo)], f"{node!r}, block {part} of {grid}", rtol
+            )

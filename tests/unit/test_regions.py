@@ -160,12 +160,19 @@ def test_watershed_needs_a_neighborhood_numbers_and_room_for_ids():
     with pytest.raises(TypeError, match="bool"):
         Labels.watershed(handle(node(affs > 3, "ozyx", neighborhood=MIXED)), -0.5)
     fits, wide = (node(affs, "ozyx", neighborhood=MIXED, frame=Box((0,) * 4, (6, n, n, n))) for n in (10**5, 10**6))
-    Labels.watershed(handle(fits), -0.5, block_size=256)
+    Labels.watershed(handle(fits), -120.0, block_size=256)
     with pytest.raises(ValueError, match="take at most 0 blocks"):
         Labels.watershed(handle(wide), -0.5, block_size=2**20)
     with pytest.raises(ValueError, match=r"take at most 268,435,455 blocks.*uint64"):
         Labels.watershed(handle(wide), -0.5, block_size=256)
-    Labels.watershed(handle(wide), -0.5, block_size=256, ids="uint64")
+    Labels.watershed(handle(wide), -120.0, block_size=256, ids="uint64")
+
+
+def test_biases_that_fit_no_whole_number_are_refused():
+    affs = handle(node(affinities(), "ozyx", neighborhood=MIXED))
+    with pytest.raises(ValueError, match=r"biases lie between -1 and 1 .*normalize\(0, 255\)"):
+        Labels.watershed(affs, -0.5)
+    Labels.watershed(affs, -127.5)
 
 
 def test_a_voxel_that_is_not_a_number_is_named_in_absolute_coordinates():

@@ -243,7 +243,7 @@ def watershed(
     n = len(neighborhood)
     biases = (bias,) * n if isinstance(bias, (int, float)) else tuple(bias)
     every = strides if strides is None or np.ndim(strides[0]) else (strides,) * n
-    return Watershed(
+    fragments = Watershed(
         smooth,
         mask,
         affs if min_mean_affinity > 0 and sigma is not None else None,
@@ -259,6 +259,13 @@ def watershed(
         None if min_extent is None else whole_voxels(space, min_extent, "min_extent", 1),
         ids,
     )
+    if spec.dtype.kind in "iu" and biases and all(0 < abs(b) < 1 for b in biases):
+        raise ValueError(
+            f"affinities of {spec.dtype} are whole numbers and the biases lie between -1 and 1 ({min(biases):g} to {max(biases):g}), so that "
+            f"every affinity of 1 or more would join; bring them to 0 to 1 with normalize(0, {np.iinfo(spec.dtype).max}), or give the biases "
+            "in units of the values"
+        )
+    return fragments
 
 
 def _without(box: Box, axis: int) -> Box:

@@ -34,7 +34,7 @@ SIGNATURES = {
     "Array.scale_shift": "(self, scale, shift)",
     "Array.clip": "(self, lo=None, hi=None)",
     "Array.threshold": "(self, value)",
-    "Array.astype": "(self, dtype)",
+    "Array.astype": "(self, dtype, *, copy=None)",
     "Array.map_blocks": "(self, fn, halo=0, dtype=None, name=None)",
     "Array.watershed": "(self, bias, strides=None, block_size=64, context=None, *, noise=0.0, sigma=None, seed=0, random_strides=False, "
     "mask=None, min_size=0, min_mean_affinity=0.0, min_extent=None, ids='float53')",

@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
-from volara_expr.expr.node import ArrayNode, ArraySpec
+from volara_expr.expr import topological, unpack
+from volara_expr.expr.node import ArrayNode, ArraySpec, Packed, pack
 from volara_expr.geometry import Box, Space
-from volara_expr.ops.sources import in_memory
+from volara_expr.ops.sources import InMemory, hold, in_memory
 
 if TYPE_CHECKING:
     from volara_expr.array.core import Array
 
-__all__ = ["Handle", "node_of", "operand_of"]
+__all__ = ["Expression", "Handle", "node_of", "operand_of"]
 
 
-class Handle:
+class Expression:
+    """What `Array`, `Graph` and `Lut` share: they never change, and pickle together with the NumPy arrays that they stand on."""
+
+    __slots__ = ()
+    node: Any
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        held = {n.content: n.data for n in topological([self.node]) if isinstance(n, InMemory) and n.data is not None}
+        return (_restore, (type(self), pack([self.node]), held))
+
+
+def _restore(cls: type[Expression], packed: Packed, held: dict[str, npt.NDArray[Any]]) -> Any:
+    """Rebuild a pickled handle."""
+    kept = [hold(content, data) for content, data in held.items()]
+    handle = cls.__new__(cls)
+    handle.node = unpack(packed)[-1]
+    del kept  # from here on the nodes hold the arrays
+    return handle
+
+
+class Handle(Expression):
     """Base of the method families of `Array`."""
 
     __slots__ = ("node",)

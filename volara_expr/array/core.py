@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
+from volara_expr.array.interop import Interop
 from volara_expr.array.labels import Labels
 from volara_expr.array.pointwise import Pointwise
 from volara_expr.array.reduce import Reduce
@@ -21,7 +22,7 @@ from volara_expr.geometry import Roi
 __all__ = ["Array"]
 
 
-class Array(Pointwise, Shape, Reduce, Values, Stencil, Labels, Evaluation):
+class Array(Pointwise, Shape, Reduce, Values, Stencil, Labels, Evaluation, Interop):
     """A lazy array: NumPy's language, evaluated block by block when it is written.
 
     Made by `volara_expr.open` and `volara_expr.from_numpy`, and by operations on other arrays. Nothing is read or computed
@@ -107,18 +108,6 @@ class Array(Pointwise, Shape, Reduce, Values, Stencil, Labels, Evaluation):
         if not self.shape:
             raise TypeError("an array without axes has no length")
         return self.shape[0]
-
-    def __bool__(self) -> NoReturn:
-        raise TypeError("the truth of a lazy array is not known; compute() it first, or use & | ~ and where() elementwise")
-
-    def __iter__(self) -> NoReturn:
-        raise TypeError("a lazy array is not iterated, for that would compute it piece by piece; use compute(), or index it")
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
-        if copy is False:
-            raise ValueError("a lazy array has no memory to share; it is computed into a new array")
-        result = self.compute()
-        return result if dtype is None else result.astype(dtype)
 
     def __repr__(self) -> str:
         spec = self.node.spec

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from volara_expr.array.base import node_of, operand_of
 from volara_expr.ops.align import axis_number, common_boxes
@@ -17,7 +15,7 @@ from volara_expr.ops.pointwise import Elementwise
 if TYPE_CHECKING:
     from volara_expr.array.core import Array
 
-__all__ = ["align", "concat", "concatenate", "lazy_form", "stack", "where"]
+__all__ = ["align", "concat", "concatenate", "stack", "where"]
 
 
 def _array(node: Any) -> Array:
@@ -138,26 +136,3 @@ def stack(arrays: Sequence[Array], axis: int = 0, neighborhood: Sequence[Sequenc
            [0, 2, 4]])
     """
     return _array(stack_nodes([node_of(a) for a in arrays], axis, neighborhood))
-
-
-METHODS = ("all", "any", "argmax", "argmin", "clip", "expand_dims", "flip", "max", "mean", "min", "squeeze", "sum")
-ATTRIBUTES = ("ndim", "shape", "size")
-
-
-def lazy_form(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what a function of NumPy does to lazy arrays.
-
-    Raises
-    ------
-    TypeError
-        If it has no lazy form: it would compute the whole array without saying so.
-    """
-    name = function.__name__
-    joins: dict[Any, Callable[..., Array]] = {np.where: where, np.concatenate: concat, np.stack: stack}
-    if function in joins:
-        return joins[function]
-    if name in METHODS and function is getattr(np, name):
-        return lambda array, *args, **kwargs: getattr(array, name)(*args, **kwargs)
-    if name in ATTRIBUTES and function is getattr(np, name):
-        return lambda array: getattr(array, name)
-    raise TypeError(f"numpy.{name} has no lazy form; compute() the array first, or use its methods or map_blocks")

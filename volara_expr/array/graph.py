@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from volara_expr.array.base import Expression
 from volara_expr.array.lut import Lut
 from volara_expr.ops.agglomerate import cluster, connect
 from volara_expr.ops.graph_tables import RegionGraph, StoredGraph, StoredTable
@@ -24,13 +25,14 @@ class NotComputed(RuntimeError):
     """Rows were asked of an expression that nobody has computed; nothing is ever computed behind the user's back."""
 
 
-class Graph:
+class Graph(Expression):
     """Fragments and the scores between them, still to be computed or in a database.
 
     `Array.agglomerate` makes one, `open_graph` opens one. Clustering it is an expression again, so it works on both.
     """
 
     __slots__ = ("__weakref__", "node")
+    node: RegionGraph | StoredGraph
 
     def __init__(self, node: RegionGraph | StoredGraph) -> None:
         self.node = node

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy.typing as npt
 
+from volara_expr.array.base import Expression
 from volara_expr.expr.node import TableNode
 from volara_expr.ops.lut import constant_lut
 
 __all__ = ["Lut", "lut_of"]
 
 
-class Lut:
+class Lut(Expression):
     """A look-up table from ids to values, given or still to be computed; `Array.relabel` takes it.
 
     Parameters

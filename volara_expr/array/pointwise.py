@@ -49,11 +49,6 @@ class Pointwise(Handle):
             return NotImplemented
         return self._new(Elementwise(ufunc.__name__, tuple(operand_of(v) for v in inputs)))
 
-    def __array_function__(self, function: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        from volara_expr.array.functions import lazy_form
-
-        return lazy_form(function)(*args, **kwargs)
-
     def _operator(self, ufunc: str, other: Any, swap: bool = False) -> Array:
         if not isinstance(other, OPERANDS):
             return NotImplemented  # type: ignore[no-any-return]
@@ -173,7 +168,7 @@ class Pointwise(Handle):
     def __hash__(self) -> int:
         return hash(self.node)
 
-    def astype(self, dtype: npt.DTypeLike) -> Array:
+    def astype(self, dtype: npt.DTypeLike, *, copy: bool | None = None) -> Array:
         """Convert to another type, as `numpy.ndarray.astype`.
 
         Floats outside of the range of an integer type give what NumPy gives on this machine, the same for any block partition.
@@ -183,6 +178,8 @@ class Pointwise(Handle):
         Parameters
         ----------
         dtype : boolean, integer, float or complex type
+        copy : bool, optional
+            Accepted from libraries that say so to NumPy arrays; a lazy array has nothing to copy.
 
         Raises
         ------

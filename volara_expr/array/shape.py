@@ -108,8 +108,8 @@ class Shape(Handle):
         """
         return self._new(at(self.node, node_of(other)))
 
-    def transpose(self, *axes: int | str) -> Array:
-        """Put the axes, given by number or name, in another order; without arguments, reverse them.
+    def transpose(self, *axes: int | str | tuple[int | str, ...] | list[int | str]) -> Array:
+        """Put the axes, given by number or name (one by one or as one sequence), in another order; without arguments, reverse them.
 
         Halo: none.
 
@@ -120,8 +120,9 @@ class Shape(Handle):
         (4, 3, 2)
         """
         spec = self.node.spec
-        given = axes or tuple(reversed(range(spec.ndim)))
-        return self._new(Transpose(self.node, tuple(axis_number(a, spec.ndim, spec.space.names) for a in given)))
+        given = [a for entry in axes for a in (entry if isinstance(entry, (tuple, list)) else (entry,))]
+        order = given or reversed(range(spec.ndim))
+        return self._new(Transpose(self.node, tuple(axis_number(a, spec.ndim, spec.space.names) for a in order)))
 
     @property
     def T(self) -> Array:

@@ -405,6 +405,8 @@ class Evaluation(Handle):
         MemoryError
             If that is more than `ve.config.preview_bytes`; names the ways out.
         """
+        if not self.node.spec.box.size:  # libraries probe with empty slices
+            return np.empty(self.node.spec.shape, self.node.spec.dtype)
         node = copied(self.node)
         outputs = [Output(node)]
         refuse_large(outputs, hidden=True)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from volara_expr.expr.node import ArrayNode, ArraySpec, Patch
 from volara_expr.geometry import Box
 
-__all__ = ["Checkpoint", "InMemory", "StoredArray", "in_memory"]
+__all__ = ["Checkpoint", "InMemory", "StoredArray", "hold", "in_memory"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -103,15 +103,20 @@ def in_memory(data: npt.NDArray[Any], spec: ArraySpec) -> InMemory:
     """Make the node of a NumPy array. The array is not copied: a read-only view is kept, and must not be changed through others."""
     if data.dtype.hasobject:
         raise TypeError("arrays of Python objects cannot be processed; convert to a number type first")
-    view = data.view()
-    view.flags.writeable = False
     h = blake2b(f"{data.dtype.str}{data.shape}".encode(), digest_size=16)
-    h.update(np.ascontiguousarray(view).view(np.uint8).reshape(-1).data if view.size else b"")
+    h.update(np.ascontiguousarray(data).view(np.uint8).reshape(-1).data if data.size else b"")
     content = h.hexdigest()
-    held = _HELD.setdefault(content, _Held(view))
+    held = hold(content, data)
     node = InMemory(content, spec)
     node.__dict__["held"] = held
     return node
+
+
+def hold(content: str, data: npt.NDArray[Any]) -> Any:
+    """Keep a read-only view of an array for the nodes of this content, as long as the result or a node lives."""
+    view = data.view()
+    view.flags.writeable = False
+    return _HELD.setdefault(content, _Held(view))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

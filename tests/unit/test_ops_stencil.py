@@ -73,6 +73,14 @@ def test_extremes_keep_every_bit_of_labels():
     assert_same(evaluate(lazy(x).maximum_filter(2)), np.array([2**63 + 3, 2**63 + 3, 2**64 - 1, 2**64 - 1], "u8"))
 
 
+@pytest.mark.parametrize("shape", [(41,), (9, 13)])
+@pytest.mark.parametrize("name", ["median", "minimum_filter", "maximum_filter", "gaussian", "uniform"])
+def test_the_sign_of_zero_does_not_depend_on_the_block(name, shape):
+    x = rng.choice([0.0, -0.0, 1, -1], shape, p=[0.4, 0.4, 0.1, 0.1])
+    for seed in range(5):
+        assert_blockwise_equal(getattr(lazy(x), name)(3), seed=seed)
+
+
 def test_uniform_of_integers_is_the_rounded_true_mean():
     x = image("u1", (30,))
     padded = np.pad(x, 1, "symmetric").astype("f8")

@@ -46,17 +46,18 @@ def uniform(data: npt.NDArray[Any], size: Sequence[int], mode: str, value: float
 def median(data: npt.NDArray[Any], size: Sequence[int], mode: str, value: float, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Return `scipy.ndimage.median_filter` of the data; float16 by way of float32. NaNs give undefined results."""
     source = data.astype(np.float32) if data.dtype == np.float16 else data
-    result: npt.NDArray[Any] = ndimage.median_filter(source, size=tuple(size), mode=mode, cval=value)
+    # scipy's own way with one axis carries state along it: which of 0.0 and -0.0 comes out depends on where the line starts.
+    result: npt.NDArray[Any] = ndimage.median_filter(source[None], size=(1, *size), mode=mode, cval=value)[0]
     return result.astype(dtype, copy=False)
 
 
 def minimum(data: npt.NDArray[Any], size: Sequence[int], mode: str, value: float, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Return the smallest value in windows, as `scipy.ndimage.minimum_filter`, exact for every type; NaNs spread."""
+    """Return the smallest value in windows, as `scipy.ndimage.minimum_filter`, exact for every type; NaNs spread, of 0.0 and -0.0 either counts."""
     return _extreme(np.minimum, data, size, mode, value)
 
 
 def maximum(data: npt.NDArray[Any], size: Sequence[int], mode: str, value: float, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Return the largest value in windows, as `scipy.ndimage.maximum_filter`, exact for every type; NaNs spread."""
+    """Return the largest value in windows, as `scipy.ndimage.maximum_filter`, exact for every type; NaNs spread, of 0.0 and -0.0 either counts."""
     return _extreme(np.maximum, data, size, mode, value)
 
 

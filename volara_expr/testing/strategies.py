@@ -102,6 +102,8 @@ def uniform(draw: Draw, a: Array, x: Data) -> tuple[Array, Data]:
 
 def extreme(draw: Draw, a: Array, x: Data) -> tuple[Array, Data]:
     """Window by window, because SciPy's own are not exact for 64-bit integers."""
+    if x.dtype.kind == "f":
+        a, x = a + 0.0, x + 0.0  # no -0.0: which zero is the larger one, NumPy leaves open
     size = _each(draw, a, st.integers(1, 4))
     every = _per_axis(a, size, 1)
     low = draw(st.booleans())

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from volara_expr.expr.digest import digest_of
 from volara_expr.geometry import Box, Halo, Space
 from volara_expr.geometry.grid import BlockGrid
+from volara_expr.kernels.scalars import Scalars, Value
 
 __all__ = [
     "ArrayNode",
@@ -246,6 +247,26 @@ class ArrayNode(Node):
             Of shape `out.shape` and the spec's dtype.
         """
         raise TypeError(f"{type(self).__name__} cannot be computed")
+
+    def scalars(self, code: Scalars, inputs: Sequence[Sequence[Value]]) -> list[Value] | None:
+        """Say what the op does to one voxel, so that it may join a fused loop; None (the default) for ops that may not.
+
+        Voxels of inputs and output correspond from the last axis backwards, as NumPy broadcasts.
+
+        Parameters
+        ----------
+        code : Scalars
+            Makes the values.
+        inputs : sequence of sequence of Value
+            For each array input the voxel of each plane: one plane, or those along its first axis where a reduction over that
+            axis is part of the loop.
+
+        Returns
+        -------
+        list of Value or None
+            The voxel of each plane of the result, of the spec's dtype.
+        """
+        return None
 
     def temp_bytes(self, out: Box) -> int:
         """Upper bound of the memory that `apply` takes beyond its inputs and its output, in bytes."""

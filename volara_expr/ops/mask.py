@@ -10,6 +10,7 @@ import numpy as np
 
 from volara_expr.expr.node import ArrayNode, ArraySpec, Patch
 from volara_expr.geometry import Box
+from volara_expr.kernels.scalars import Scalars, Value
 from volara_expr.ops.cells import spatial_part
 from volara_expr.ops.matching import on_voxels_of, part_of
 from volara_expr.ops.shape import Described, Slice, Take
@@ -57,6 +58,15 @@ class Mask(ArrayNode):
             at = self.spec.space.spatial
             inside = inside[tuple(slice(None) if i in at else None for i in range(out.ndim))]
         return np.where(inside != 0, patches[0].data, self.spec.dtype.type(self.fill))
+
+    def scalars(self, code: Scalars, inputs: Sequence[Sequence[Value]]) -> list[Value] | None:
+        ndim, n = self.spec.ndim, self.mask.spec.ndim
+        if n < ndim and self.spec.space.spatial != tuple(range(ndim - n, ndim)):
+            return None
+        dtype, (planes, mask) = self.spec.dtype, inputs
+        fill = code.constant(self.fill, dtype)
+        inside = [code.cast(m, np.dtype(bool)) for m in mask]
+        return [code.call("where", dtype, inside[k % len(inside)], x, fill) for k, x in enumerate(planes)]
 
 
 def _is_value(fill: object, dtype: np.dtype[Any]) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 
 from volara_expr.expr.node import ArrayNode, ArraySpec, Exactness, Patch
 from volara_expr.geometry import Box
+from volara_expr.kernels.scalars import Scalars, Value
 from volara_expr.ops.align import Alignment, broadcast
 
 __all__ = ["Cast", "Elementwise", "Normalize", "Operand", "ScaleShift", "Threshold", "is_elementwise"]
@@ -113,6 +114,29 @@ class Elementwise(ArrayNode):
             data = [np.ascontiguousarray(d) for d in data]
         return self._call(data)
 
+    def scalars(self, code: Scalars, inputs: Sequence[Sequence[Value]]) -> list[Value] | None:
+        left = iter(inputs)
+        planes: list[Sequence[Any]] = [next(left) if isinstance(v, ArrayNode) else (v,) for v in self.operands]
+        return [self._scalar(code, [p[k if len(p) > 1 else 0] for p in planes]) for k in range(max(len(p) for p in planes))]
+
+    def _scalar(self, code: Scalars, operands: list[Any]) -> Value:
+        """Return one voxel of the result."""
+        dtype = self.spec.dtype
+        if self.ufunc == "where":
+            condition, a, b = operands
+            return code.call("where", dtype, code.fit(condition, np.dtype(bool)), code.fit(a, dtype), code.fit(b, dtype))
+        if self.ufunc != "clip":
+            return code.ufunc(self.ufunc, operands)
+        x, lo, hi = operands
+        if x.dtype.kind in "iu":  # Python integers beyond the type do not limit anything
+            lo = None if type(lo) is int and lo <= np.iinfo(x.dtype).min else lo
+            hi = None if type(hi) is int and hi >= np.iinfo(x.dtype).max else hi
+        if lo is None and hi is None:
+            return code.ufunc("positive", [x])
+        if lo is None or hi is None:
+            return code.ufunc("maximum", [x, lo]) if hi is None else code.ufunc("minimum", [x, hi])
+        return code.call("clip", dtype, *(code.fit(v, dtype) for v in operands))
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _OfOne(ArrayNode):
@@ -161,6 +185,10 @@ class Cast(ArrayNode):
                 data = data.astype(np.int64)
             return data.astype(self.dtype)
 
+    def scalars(self, code: Scalars, inputs: Sequence[Sequence[Value]]) -> list[Value] | None:
+        through = np.dtype(np.int64) if self.dtype == np.uint32 and self.array.spec.dtype.kind == "f" else self.dtype
+        return [code.cast(code.cast(x, through), self.dtype) for x in inputs[0]]
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Normalize(_OfOne):
@@ -181,6 +209,10 @@ class Normalize(_OfOne):
             x /= self.hi - self.lo
             return x.astype(np.float32)
 
+    def scalars(self, code: Scalars, inputs: Sequence[Sequence[Value]]) -> list[Value] | None:
+        wide = [code.ufunc("subtract", [code.cast(x, np.dtype(np.float64)), self.lo]) for x in inputs[0]]
+        return [code.cast(code.ufunc("divide", [x, self.hi - self.lo]), self.spec.dtype) for x in wide]
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ScaleShift(_OfOne):
@@ -196,6 +228,10 @@ class ScaleShift(_OfOne):
             x += self.shift
             return x.astype(np.float32)
 
+    def scalars(self, code: Scalars, inputs: Sequence[Sequence[Value]]) -> list[Value] | None:
+        wide = [code.ufunc("multiply", [code.cast(x, np.dtype(np.float64)), self.scale]) for x in inputs[0]]
+        return [code.cast(code.ufunc("add", [x, self.shift]), self.spec.dtype) for x in wide]
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Threshold(_OfOne):
@@ -208,3 +244,6 @@ class Threshold(_OfOne):
 
     def apply(self, kernel: Callable[..., Any], out: Box, patches: Sequence[Patch], tables: Sequence[Any]) -> Any:
         return np.asarray(patches[0].data > self.value).view(np.uint8)
+
+    def scalars(self, code: Scalars, inputs: Sequence[Sequence[Value]]) -> list[Value] | None:
+        return [code.cast(code.ufunc("greater", [x, self.value]), self.spec.dtype) for x in inputs[0]]

@@ -11,11 +11,14 @@ import numpy as np
 
 from volara_expr.expr.node import ArrayNode, ArraySpec, Exactness, Patch
 from volara_expr.geometry import Box
+from volara_expr.kernels.scalars import Scalars, Value
 from volara_expr.ops.align import assemble, lines
 
 __all__ = ["FUNCTIONS", "Reduction"]
 
 FUNCTIONS = ("sum", "mean", "max", "min", "any", "all", "argmax", "argmin")
+MOST_PLANES = 32
+"""A reduction over more is not unrolled into a fused loop."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -102,3 +105,26 @@ class Reduction(ArrayNode):
     def apply(self, kernel: Callable[..., Any], out: Box, patches: Sequence[Patch], tables: Sequence[Any]) -> Any:
         with np.errstate(all="ignore"):
             return kernel(patches[0].data, self.function, self.axes, self.keepdims, self.ordered)
+
+    def scalars(self, code: Scalars, inputs: Sequence[Sequence[Value]]) -> list[Value] | None:
+        n = self.array.spec.shape[0] if self.axes == (0,) else 0
+        if not 1 <= n <= MOST_PLANES or self.keepdims or self.array.spec.ndim < 2 or not self.ordered:
+            return None
+        planes = [inputs[0][k % len(inputs[0])] for k in range(n)]
+        name, dtype, boolean = self.function, self.spec.dtype, np.dtype(bool)
+        if name in ("argmax", "argmin"):
+            best, at = planes[0], code.constant(0, dtype)
+            for k, x in enumerate(planes[1:], 1):
+                better = code.ufunc("greater" if name == "argmax" else "less", [x, best])
+                if x.dtype.kind == "f":  # the first NaN wins
+                    nan = code.ufunc("logical_and", [code.ufunc("isnan", [x]), code.ufunc("equal", [best, best])])
+                    better = code.ufunc("logical_or", [better, nan])
+                best = code.call("where", x.dtype, better, x, best)
+                at = code.call("where", dtype, better, code.constant(k, dtype), at)
+            return [at]
+        step = {"sum": "add", "mean": "add", "max": "maximum", "min": "minimum", "any": "logical_or", "all": "logical_and"}[name]
+        kind = boolean if name in ("any", "all") else dtype
+        total = code.cast(planes[0], kind)
+        for x in planes[1:]:
+            total = code.ufunc(step, [total, code.cast(x, kind)])
+        return [code.ufunc("divide", [total, dtype.type(n)]) if name == "mean" else total]

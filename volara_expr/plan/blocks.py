@@ -95,7 +95,7 @@ def footprint(targets: Sequence[Target], region: Region, block: Box) -> Footprin
         boxes = region.demand(dict(d.boxes))
         left: dict[int, int] = {}
         for n in region.computed:
-            for x in n.arrays:
+            for x in region.arrays_of(n):
                 left[id(x)] = left.get(id(x), 0) + 1
         sizes = {id(n): b.size * n.spec.dtype.itemsize for n, b in boxes.items()}
         leaves = sum(sizes.get(key, 0) for key in region.leaves)
@@ -105,10 +105,10 @@ def footprint(targets: Sequence[Target], region: Region, block: Box) -> Footprin
             if n not in boxes:
                 continue
             live += sizes[id(n)]
-            now = live + n.temp_bytes(boxes[n])
+            now = live + region.steps.get(id(n), n).temp_bytes(boxes[n])
             if now > peak:
                 peak, worst = now, n
-            for x in n.arrays:
+            for x in region.arrays_of(n):
                 left[id(x)] -= 1
                 if not left[id(x)] and id(x) not in kept:
                     live -= sizes.get(id(x), 0)
@@ -160,7 +160,7 @@ def choose_block(
     def measure(block: tuple[int, ...]) -> tuple[BlockGrid, Footprint]:
         g = BlockGrid(frame.box, block, origin)
         middle = tuple(n // 2 for n in g.shape)
-        return g, footprint(targets, group.region, g.box_at(middle))
+        return g, footprint(targets, group.fused, g.box_at(middle))
 
     if requested is not None:
         n_space = len(frame.spec.space.spatial)

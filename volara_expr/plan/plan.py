@@ -12,6 +12,8 @@ from volara_expr.expr import ArrayNode, BlockTable, GlobalTable, Node
 from volara_expr.geometry import Box
 from volara_expr.geometry.grid import BlockGrid
 from volara_expr.plan.blocks import Footprint, choose_block, demands, gb
+from volara_expr.plan.fusion import joins
+from volara_expr.plan.region import Region
 from volara_expr.plan.stages import Group, group_targets
 from volara_expr.plan.targets import Output, Target
 
@@ -142,6 +144,7 @@ class Plan:
             ops = [n for n in s.group.region.computed if n.label]
             if ops:
                 lines.append("   fused  " + " -> ".join(op_text(n) for n in ops))
+                lines += [f"   by     {text}" for text in paths(s.group.fused)]
             for t in s.targets:
                 what = f"{gb(t.nbytes)} in chunks of {by(t.chunks)}" if t.chunks and isinstance(t.node, ArrayNode) else "table"
                 lines.append(f"   store  {t.name}: {what} - {t.reason}")
@@ -192,6 +195,18 @@ def op_text(node: ArrayNode) -> str:
     halo = node.halo()
     text = node.label
     return f"{text} [halo {halo}]" if any((*halo.lo, *halo.hi)) else text
+
+
+def paths(region: Region) -> list[str]:
+    """Say of every pointwise part of a region how it is computed."""
+    found = []
+    for n in region.computed:
+        step = region.steps.get(id(n))
+        if step is not None:
+            found.append(f"{step.path}: {' -> '.join(m.label for m in step.members)}")
+        elif n.pointwise or joins(n):
+            found.append(f"numpy: {n.label}")
+    return found
 
 
 def upstream_of(node: ArrayNode) -> list[ArrayNode]:

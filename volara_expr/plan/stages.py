@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from volara_expr.expr import ArrayNode, BlockTable, GlobalTable, Node, TableNode, topological
 from volara_expr.geometry import Box
 from volara_expr.plan.region import Region
 from volara_expr.plan.targets import Frame, Output, Target, common_grid
 
-__all__ = ["MAX_REDUNDANCY", "Group", "group_targets"]
+__all__ = ["MAX_REDUNDANCY", "Group", "group_targets", "totals"]
 
 MAX_REDUNDANCY = 2.0
 STORE_NS_PER_BYTE = 5.0
@@ -39,6 +40,13 @@ class Group:
     depth: int
     region: Region
     needs: list[Target] = field(default_factory=list)
+
+    @cached_property
+    def fused(self) -> Region:
+        """The region as it is computed: pointwise parts as tables and loops."""
+        region = Region(self.region.roots, self.region.leaves.values())
+        region.fuse(totals(self.targets, region))
+        return region
 
 
 class _Graph:
@@ -158,6 +166,15 @@ def asked(target: Target, block: Box) -> dict[ArrayNode, Box]:
             if box is not None:
                 boxes[x] = boxes[x].hull(box) if x in boxes else box
     return boxes
+
+
+def totals(targets: Sequence[Target], region: Region) -> dict[ArrayNode, Box]:
+    """Return what all blocks of some targets together take of each node of their region."""
+    boxes: dict[ArrayNode, Box] = {}
+    for t in targets:
+        for x, box in asked(t, t.frame.box).items() if t.frame is not None else ():
+            boxes[x] = boxes[x].hull(box) if x in boxes else box
+    return region.demand(boxes)
 
 
 def middle_block(frame: Frame, targets: Sequence[Target], least: int = 1) -> Box:

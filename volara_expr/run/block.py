@@ -13,9 +13,11 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from volara_expr.expr import ArrayNode, Node, Patch
 from volara_expr.geometry import Box
+from volara_expr.plan.fusion import Loop, Step, Table
 from volara_expr.plan.region import Region
 
 __all__ = ["Program", "resolve"]
@@ -31,14 +33,65 @@ def resolve(kernel: str) -> Any:
 
 
 class Program(Region):
-    """A region together with the means to compute it."""
+    """A region together with the means to compute it.
 
-    def __init__(self, roots: Iterable[ArrayNode], leaves: Iterable[Node]) -> None:
+    Parameters
+    ----------
+    roots : iterable of ArrayNode
+        What is asked for.
+    leaves : iterable of Node
+        Nodes that are read.
+    totals : mapping, optional
+        What all blocks together take of each node; large pointwise parts then become compiled loops.
+    """
+
+    def __init__(
+        self, roots: Iterable[ArrayNode], leaves: Iterable[Node], totals: Mapping[ArrayNode, Box] | None = None
+    ) -> None:
         super().__init__(roots, leaves)
+        self.fuse(totals)
+        self.totals = totals or {}
         self.users: dict[int, int] = {}
         for n in self.computed:
-            for x in n.arrays:
+            for x in self.arrays_of(n):
                 self.users[id(x)] = self.users.get(id(x), 0) + 1
+        self._made: dict[int, Any] = {}
+
+    def compile(self) -> None:
+        """Compile the loops, or load them; otherwise done when they are first needed."""
+        from volara_expr.kernels.fused import compiled, look_up
+
+        for step in self.steps.values():
+            dtype = step.root.spec.dtype
+            if isinstance(step, Loop):
+                self._kernel(step).compile()
+            elif compiled(self.totals[step.root].size, dtype):
+                look_up(step.arrays[0].spec.dtype, dtype)
+
+    def _kernel(self, loop: Loop) -> Any:
+        if id(loop) not in self._made:
+            from volara_expr.kernels.loops import LoopKernel
+
+            self._made[id(loop)] = LoopKernel(loop.value)
+        return self._made[id(loop)]
+
+    def _table(self, table: Table) -> npt.NDArray[Any]:
+        if id(table) not in self._made:
+            self._made[id(table)] = fill(table)
+        return self._made[id(table)]  # type: ignore[no-any-return]
+
+    def _run(self, step: Step, box: Box, patches: Mapping[int, Patch]) -> Patch:
+        """Compute a fused part for one box."""
+        from volara_expr.kernels.fused import Coded, plain
+
+        inputs = [
+            plain(patches[id(x)].cut(need.clip(x.spec.box)).data) for x, need in zip(step.arrays, step.need(box), strict=True)
+        ]
+        if isinstance(step, Table):
+            return Patch(box, Coded(inputs[0], self._table(step)))
+        assert isinstance(step, Loop)
+        planes = [p for o, data in zip(step.operands, inputs, strict=True) for p in (data if o.planes else (data,))]
+        return Patch(box, self._kernel(step)(planes, box.shape))
 
     def evaluate(
         self,
@@ -70,13 +123,15 @@ class Program(Region):
                 patch = Patch(box, np.empty(box.shape, node.spec.dtype))
             elif id(node) in self.leaves:
                 patch = Patch(box, read(node, box))
+            elif id(node) in self.steps:
+                patch = self._run(self.steps[id(node)], box, patches)
             else:
                 patch = compute(node, box, patches, tables)
             patches[id(node)] = patch
             if id(node) in kept:
                 result[node] = patch
             if id(node) not in self.leaves:
-                for x in node.arrays:  # free what no later node looks at
+                for x in self.arrays_of(node):  # free what no later node looks at
                     left[id(x)] -= 1
                     if not left[id(x)]:
                         patches.pop(id(x), None)
@@ -85,7 +140,7 @@ class Program(Region):
 
 def compute(node: ArrayNode, box: Box, patches: Mapping[int, Patch], tables: Callable[[Node], Any]) -> Patch:
     """Compute one node for one box from the patches of its inputs."""
-    from volara_expr.kernels.fused import Coded, coded, plain
+    from volara_expr.kernels.fused import plain
 
     inputs = []
     for x, need in zip(node.arrays, node.need(box), strict=True):
@@ -96,12 +151,17 @@ def compute(node: ArrayNode, box: Box, patches: Mapping[int, Patch], tables: Cal
             inputs.append(patches[id(x)].cut(need.clip(x.spec.box)))
     kernel = resolve(node.kernel)
     opened = [tables(t) for t in node.tables]
-    if node.pointwise and len({id(x) for x in node.arrays}) == 1 and not opened:
-        codes = coded(inputs[0].data)
-        if codes is not None and codes.codes.shape == box.shape:
-            flat = Box.of_shape(codes.table.shape)
-            table = node.apply(kernel, flat, [Patch(flat, codes.table)] * len(inputs), opened)
-            return Patch(box, Coded(codes.codes, table))
     if not node.takes_coded:
         inputs = [Patch(p.box, None if p.data is None else plain(p.data)) for p in inputs]
     return Patch(box, node.apply(kernel, box, inputs, opened))
+
+
+def fill(table: Table) -> npt.NDArray[Any]:
+    """Let NumPy compute a part for every code: its result, by construction."""
+    dtype = table.arrays[0].spec.dtype
+    values = np.arange(1 << 8 * dtype.itemsize, dtype=dtype)
+    box = Box.of_shape(values.shape)
+    made = {id(table.arrays[0]): Patch(box, values)}
+    for n in table.members:
+        made[id(n)] = Patch(box, n.apply(resolve(n.kernel), box, [made[id(x)] for x in n.arrays], ()))
+    return np.asarray(made[id(table.root)].data)

@@ -158,6 +158,8 @@ def execute(
                 f"Nothing has run: outputs, or ledgers in {workspace.folder}, could not be made. Mend that and run the same line again."
             )
             raise
+        for job in [] if executor.in_process else jobs:
+            job.compile()
         watch = Progress({j.key: j.name for j in jobs}, progress)
         on_progress(watch)
         try:
@@ -258,10 +260,12 @@ def is_blocked(output: Output, place: Place, overwrite: Overwrite) -> bool:
     FileExistsError
         It is not to be replaced; says what it is, and how its expression differs where that is known.
     """
-    if dict(output.options).get("format") == "level":
+    options = dict(output.options)
+    if options.get("format") == "level":
         return False  # made and replaced with the finest level of its image
     url = str(output.url) if place.kind == "array" else place.url
-    own = place.exists()
+    coarser = [locate(f"{url}/{k}") for k in range(1, options.get("levels", 1))]
+    own = place.exists() and all(read_node(level) is not None for level in coarser)
     if (own and overwrite != "always") or not stands(place, url):
         return False
     if not overwrite:
@@ -289,15 +293,12 @@ def what_stands(node: Node, place: Place) -> tuple[str, str]:
             return "was not written by volara_expr", ""
     about = place.ledger.describe()
     if digest == node.digest:
+        mine = "holds the result of this expression"
         if about is None:
-            return (
-                f"holds the result of this expression, but its ledger {place.folder} is gone, which says what is finished",
-                "",
-            )
-        return (
-            f"holds the result of this expression in write units of {tuple(about['unit'])}, not {place.grid.block} as asked for",
-            "",
-        )
+            return f"{mine}, but its ledger {place.folder} is gone, which says what is finished", ""
+        if tuple(about["unit"]) != place.grid.block:
+            return f"{mine} in write units of {tuple(about['unit'])}, not {place.grid.block} as asked for", ""
+        return f"{mine} without all the levels asked for", ""
     for folder in ledgers(place):
         old = Ledger(folder, place.grid).describe()
         if old is not None and digest in (None, old["digest"]) and folder != place.folder:

@@ -21,6 +21,8 @@ from volara_expr.geometry import Box
 from volara_expr.geometry.grid import BlockGrid
 from volara_expr.ops.sources import InMemory, StoredArray
 from volara_expr.plan.blocks import Demand, demands
+from volara_expr.plan.region import Region
+from volara_expr.plan.stages import totals
 from volara_expr.plan.targets import Target
 from volara_expr.run.block import Program, resolve
 from volara_expr.run.ledger import LedgerWriter
@@ -195,16 +197,26 @@ class BlockJob(_Base):
         if start is not None:
             yield range(start, self.n_blocks)
 
-    def setup(self, device: str) -> None:
-        """Open stores and tables."""
+    def compile(self) -> None:
+        """Compile what the blocks run, so that workers find it done."""
+        self._build()[1].compile()
+
+    def _build(self) -> tuple[list[Target], Program]:
         nodes = self.nodes()
-        self._targets = [Target(nodes[d], "") for d in self.stored]
-        stored = {id(t.node) for t in self._targets}
+        targets = [Target(nodes[d], "") for d in self.stored]
+        stored = {id(t.node) for t in targets}
         leaves = [n for d, n in nodes.items() if d in self.places and id(n) not in stored]
         roots: list[ArrayNode] = []
-        for t in self._targets:
+        for t in targets:
             roots += [t.node] if isinstance(t.node, ArrayNode) else t.node.arrays
-        self._program = Program(dict.fromkeys(roots), leaves)
+        whole = totals(targets, Region(dict.fromkeys(roots), leaves))
+        return targets, Program(dict.fromkeys(roots), leaves, whole)
+
+    def setup(self, device: str) -> None:
+        """Open stores and tables."""
+        self._targets, self._program = self._build()
+        self._compiler = threading.Thread(target=self._program.compile, daemon=True)  # while the first block is read
+        self._compiler.start()
         self._arrays = Arrays(self.cache_bytes, threads=max(1, self.resources.cpus))
         self._tables: dict[int, Any] = {}
         self._worker = f"{socket.gethostname()}-{os.getpid()}"
@@ -395,6 +407,9 @@ class TableJob(_Base):
         """Yield the one block, unless the table is there."""
         if not self.places[self.stored[0]].complete():
             yield range(1)
+
+    def compile(self) -> None:
+        """Nothing is fused in a step on tables."""
 
     def setup(self, device: str) -> None:
         """Nothing is kept open."""

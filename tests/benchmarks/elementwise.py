@@ -1,0 +1,159 @@
+"""Elementwise chains from zarr to zarr, against the floor of reading and writing the same bytes, NumPy, dask.array and volara.
+
+``taskset -c 0 python tests/benchmarks/elementwise.py --cores 1``
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from common import floor, header, medians, stored, table, texture, use_cores
+
+import volara_expr as ve
+from executors import Multiprocessing, Serial
+
+VOLARA = """
+import json, sys, time
+from pathlib import Path
+from funlib.geometry import Coordinate
+from volara.blockwise import Threshold
+from volara.datasets import Raw
+source, target, repeat, side = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+import shutil
+seconds = []
+for k in range(repeat):
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.rmtree("volara_logs", ignore_errors=True)
+    task = Threshold(in_data=Raw(store=source), mask=Raw(store=target), threshold=128, block_size=Coordinate(side, side, side))
+    t = time.perf_counter()
+    task.run_blockwise(multiprocessing=False)
+    seconds.append(time.perf_counter() - t)
+print(json.dumps(sorted(seconds)[len(seconds) // 2]))
+"""
+
+
+def chains() -> dict:
+    """The chains, each as a function of an array of ours, NumPy's or dask's."""
+    f4 = np.float32
+
+    def intensities(x):
+        return ((x.astype(f4) - f4(20)) / f4(200)).clip(f4(0), f4(1)) * f4(1.5) + f4(0.1) > f4(0.5)
+
+    return {
+        "table: threshold chain, uint8 -> bool": (("u1",), intensities),
+        "loop: two uint8 -> float32": (("u1", "u1"), lambda x, y: x.astype(f4) * f4(0.5) + np.sqrt(y.astype(f4))),
+        "loop: float32 chain -> bool": (("f4",), lambda x: (x - f4(20)) / f4(200) * f4(1.5) + f4(0.1) > f4(0.5)),
+        "loop + exp: float32 -> float32": (("f4",), lambda x: np.exp(x * f4(0.01)) + f4(1)),
+    }
+
+
+def dask_run(function, sources, target):
+    import dask.array as da
+
+    shutil.rmtree(target, ignore_errors=True)
+    with np.errstate(all="ignore"):
+        out = function(*[da.from_zarr(s) for s in sources])
+        import zarr
+
+        codec = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
+        z = zarr.create_array(target, shape=out.shape, dtype=out.dtype, chunks=(64,) * 3, compressors=codec)
+        da.store(out, z, lock=False)
+
+
+def numpy_run(function, sources, target):
+    import zarr
+
+    shutil.rmtree(target, ignore_errors=True)
+    out = function(*[zarr.open_array(s, mode="r")[...] for s in sources])
+    codec = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
+    zarr.create_array(target, shape=out.shape, dtype=out.dtype, chunks=(64,) * 3, compressors=codec)[...] = out
+
+
+def volara_seconds(python: str, source: str, folder: Path, repeat: int) -> float:
+    script = folder / "volara_run.py"
+    script.write_text(VOLARA)
+    arguments = [python, script.name, source, str(folder / "volara.zarr/mask"), str(repeat), "64"]
+    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"volara failed:\n{done.stderr[-2000:]}")
+    return float(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side", type=int, default=384)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--cores", type=int, default=None)
+    parser.add_argument("--processes", type=int, default=0, help="worker processes of ours; 0: Serial")
+    parser.add_argument("--path", help="a uint8 zarr array of three axes in place of generated data")
+    parser.add_argument("--volara-python", help="an interpreter that has volara")
+    parser.add_argument("--only", default="", help="chains whose name holds this")
+    parser.add_argument("--no-peers", action="store_true", help="ours and the floor alone")
+    given = parser.parse_args()
+    cores = use_cores(given.cores)
+    import dask
+
+    dask.config.set(scheduler="threads" if cores > 1 else "synchronous")
+    executor = Multiprocessing(given.processes) if given.processes else Serial()
+    rows: list[list[object]] = [["chain", "floor s", "ours s", "ours/floor", "numpy/ours", "dask/ours", "volara/ours"]]
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        data = ve.open(given.path).compute() if given.path else texture((given.side,) * 3)
+        paths = {("u1", 0): stored(folder, data, "u0.zarr"), ("u1", 1): stored(folder, data[::-1].copy(), "u1.zarr")}
+        paths["f4", 0] = stored(folder, data.astype(np.float32), "f0.zarr")
+        for title, (types, function) in chains().items():
+            if given.only not in title:
+                continue
+            sources = [paths[t, k] for k, t in enumerate(types)]
+            ours = str(folder / "ours.zarr")
+
+            def run(function=function, sources=sources, ours=ours) -> None:
+                shutil.rmtree(ours, ignore_errors=True)
+                shutil.rmtree(ours + ".volara_expr", ignore_errors=True)
+                function(*[ve.open(s) for s in sources]).write(
+                    ours, executor=executor, progress=False, format="zarr", chunks=64
+                )
+
+            run()
+            bottom = [floor(s, s if k else ours, str(folder / f"floor{k}.zarr"), cores) for k, s in enumerate(sources)]
+            if len(sources) > 1:  # every source is read once, the result written once
+                bottom = [many(sources, bottom[0], cores)]
+            ways = {"ours": run, "floor": bottom[0]}
+            if not given.no_peers:
+                ways["numpy"] = lambda f=function, s=sources: numpy_run(f, s, str(folder / "numpy.zarr"))
+                ways["dask"] = lambda f=function, s=sources: dask_run(f, s, str(folder / "dask.zarr"))
+            m = medians(ways, given.repeat)
+            volara: object = "-"
+            if given.volara_python and title.startswith("table"):
+                volara = volara_seconds(given.volara_python, sources[0], folder, given.repeat) / m["ours"]
+            peers = [m[p] / m["ours"] if p in m else "-" for p in ("numpy", "dask")]
+            rows.append([title, m["floor"], m["ours"], m["ours"] / m["floor"], *peers, volara])
+    print(header(f"zarr -> zarr, {data.shape}, 64^3 chunks, zstd-1, {executor!r}", cores))
+    print(table(rows))
+
+
+def many(sources, first, threads):
+    """The floor of several sources: the first with the write, the others read alone, in the same blocks."""
+    from common import boxes
+
+    from volara_expr.store import Arrays, open_array
+
+    def run() -> None:
+        first()
+        with Arrays(cache_bytes=0, threads=threads) as arrays:
+            for s in sources[1:]:
+                pending = [arrays.read(s, b) for b in boxes(open_array(s).shape, 128)]
+                for p in pending:
+                    p.result()
+
+    return run
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""What a block costs beside its work: blocks of 8^3 voxels, trivial arithmetic, with the I/O floor beside it.
+
+``taskset -c 0 python tests/benchmarks/overhead.py --blocks 100 10000``
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from common import floor, header, table, use_cores
+
+import volara_expr as ve
+from executors import Multiprocessing, Serial
+from volara_expr.store import Arrays, create_array
+
+SIDE = 8
+
+
+def grid(n: int) -> tuple[int, int, int]:
+    """Return the sides, in blocks, of a volume of about `n` blocks."""
+    a = round(n ** (1 / 3))
+    b = round((n / a) ** 0.5)
+    return a, b, -(-n // (a * b))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--blocks", type=int, nargs="+", default=[100, 1_000, 10_000], help="up to 1000000")
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--cores", type=int, default=None)
+    parser.add_argument("--processes", type=int, default=2)
+    given = parser.parse_args()
+    cores = use_cores(given.cores)
+    executors = [Serial(block=(SIDE,) * 3), Multiprocessing(given.processes, block=(SIDE,) * 3)]
+    rows: list[list[object]] = [["blocks", "executor", "ours ms/block", "floor ms/block", "overhead ms/block", "fixed s"]]
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        fixed: dict[str, float] = {}
+        for n in [1, *given.blocks]:
+            shape = tuple(SIDE * k for k in grid(n))
+            blocks = int(np.prod(grid(n)))
+            source, ours = str(folder / "source.zarr"), str(folder / "ours.zarr")
+            shutil.rmtree(source, ignore_errors=True)
+            data = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+            a = ve.from_numpy(data).node.spec
+            create_array(source, shape=shape, dtype=data.dtype, chunks=(SIDE,) * 3, space=a.space, format="zarr")
+            with Arrays(cache_bytes=0) as arrays:
+                arrays.write(source, a.box, data).result()
+
+            def run(executor) -> float:
+                shutil.rmtree(ours, ignore_errors=True)
+                shutil.rmtree(ours + ".volara_expr", ignore_errors=True)
+                started = time.perf_counter()
+                (ve.open(source) + 1).write(ours, executor=executor, progress=False, format="zarr", chunks=SIDE)
+                return time.perf_counter() - started
+
+            repeat = given.repeat if blocks <= 10_000 else 1
+            for executor in executors:
+                label = type(executor).__name__ + (f"({given.processes})" if not executor.in_process else "")
+                run(executor)
+                ours_s = statistics.median(run(executor) for _ in range(repeat))
+                if n == 1:
+                    fixed[label] = ours_s
+                    continue
+                bottom = floor(source, ours, str(folder / "floor.zarr"), cores, side=SIDE)
+                floor_s = statistics.median(seconds(bottom) for _ in range(repeat))
+                over = (ours_s - fixed[label] - floor_s) / blocks * 1e3
+                rows.append([f"{blocks:,}", label, ours_s / blocks * 1e3, floor_s / blocks * 1e3, over, fixed[label]])
+    print(header(f"blocks of {SIDE}^3, x + 1; overhead = ours - fixed costs of a run of one block - floor", cores))
+    print(table(rows))
+
+
+def seconds(run) -> float:
+    """Time one run."""
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

@@ -65,7 +65,7 @@ class Program(Region):
             dtype = step.root.spec.dtype
             if isinstance(step, Loop):
                 self._kernel(step).compile()
-            elif compiled(self.totals[step.root].size, dtype):
+            elif compiled(self.totals.get(step.root, step.root.spec.box).size, dtype):
                 look_up(step.arrays[0].spec.dtype, dtype)
 
     def _kernel(self, loop: Loop) -> Any:

@@ -169,12 +169,9 @@ def asked(target: Target, block: Box) -> dict[ArrayNode, Box]:
 
 
 def totals(targets: Sequence[Target], region: Region) -> dict[ArrayNode, Box]:
-    """Return what all blocks of some targets together take of each node of their region."""
-    boxes: dict[ArrayNode, Box] = {}
-    for t in targets:
-        for x, box in asked(t, t.frame.box).items() if t.frame is not None else ():
-            boxes[x] = boxes[x].hull(box) if x in boxes else box
-    return region.demand(boxes)
+    """Return what all blocks of some targets together take of each node of their region; at most that, where tables look at faces."""
+    roots = [x for t in targets for x in ([t.node] if isinstance(t.node, ArrayNode) else t.node.arrays)]
+    return region.demand({x: x.spec.box for x in roots})
 
 
 def middle_block(frame: Frame, targets: Sequence[Target], least: int = 1) -> Box:

@@ -157,6 +157,24 @@ def test_other_chunks_never_meet_the_old_ledger(affs: str, tmp_path: Path) -> No
     assert (made.compute() == frags.compute()).all()
 
 
+def test_pyramid_goes_on_and_is_made_whole(affs: str, tmp_path: Path) -> None:
+    frags = main_job(affs)["frags"]
+
+    def levels(name: str) -> list[bytes]:
+        return [ve.open(tmp_path / name, level=k).compute().tobytes() for k in range(3)]
+
+    frags.write(tmp_path / "whole.zarr/x", levels=3, chunks=BLOCK, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        frags.write(tmp_path / SEG, levels=3, chunks=BLOCK, executor=Stopping(CELLS + 1, block=BLOCK), progress=False)
+    frags.write(tmp_path / SEG, levels=3, chunks=BLOCK, progress=False)
+    assert levels(SEG) == levels("whole.zarr/x")
+    shutil.rmtree(tmp_path / SEG / "1")
+    with pytest.raises(FileExistsError, match="without all the levels asked for"):
+        frags.write(tmp_path / SEG, levels=3, chunks=BLOCK, progress=False)
+    frags.write(tmp_path / SEG, levels=3, chunks=BLOCK, overwrite=True, progress=False)
+    assert levels(SEG) == levels("whole.zarr/x")
+
+
 def test_overwrite_always_starts_afresh(affs: str, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     first = write(tmp_path, main_job(affs), Serial(block=BLOCK))
     again = write(tmp_path, main_job(affs), Serial(block=BLOCK), overwrite="always")

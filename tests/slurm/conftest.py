@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -11,10 +12,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-pytest.register_assert_rewrite("executors.contract")
+from executors.contract import is_alive, wait_until
 
 HERE = Path(__file__).parent
 
@@ -72,33 +74,115 @@ class Cluster:
         """Process of slurmctld."""
         return int((self.folder / "pid" / "slurmctld.pid").read_text())
 
-    def kill_node(self, name: str) -> None:
-        """Kill the node's daemon, its jobs and their keepers, as a power cut does."""
-        daemon = int((self.folder / "pid" / f"slurmd.{name}.pid").read_text())
-        doomed = [daemon]
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                command = (folder / "cmdline").read_bytes()
-                environment = (folder / "environ").read_bytes() if b"python" in command or b"bash" in command else b""
-            except (OSError, ProcessLookupError):
-                continue
-            of_node = f"SLURMD_NODENAME={name}\0".encode() in environment
-            if (of_node and f"SLURM_CONF={self.folder}".encode() in environment) or (
-                command.startswith(b"slurmstepd") and _parent_is(int(folder.name), daemon)
-            ):
-                doomed.append(int(folder.name))
-        for pid in doomed:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+    # Faults, each done to the task that holds a block
+
+    def kill_task(self, victim: Held) -> None:
+        """Kill the process that SLURM started."""
+        os.kill(victim.parent, signal.SIGKILL)
+
+    def cancel_task(self, victim: Held) -> None:
+        """Cancel it."""
+        self.command("scancel", victim.task)
+
+    def signal_task(self, victim: Held) -> None:
+        """Send what SLURM sends before the walltime, and what it sends then."""
+        self.command("scancel", "--signal=USR1", "--batch", victim.task)
+        time.sleep(1)
+        assert is_alive(victim.pid)
+        self.command("scancel", "--signal=KILL", victim.task)
+
+    def requeue_task(self, victim: Held) -> None:
+        """Requeue it."""
+        self.command("scontrol", "requeue", victim.task)
+
+    def preempt_task(self, victim: Held) -> None:
+        """Send an urgent job to its node."""
+        self.command("sbatch", "-p", "urgent", "-w", victim.node, "-N1", "-c2", "--mem=100", "-o/dev/null", "--wrap=sleep 1")
+
+    def kill_node_of(self, victim: Held) -> None:
+        """Kill the node's daemon, its jobs and their keepers, as a power cut does; the node comes back when it counts as dead."""
+        daemon = int((self.folder / "pid" / f"slurmd.{victim.node}.pid").read_text())
+        os.kill(daemon, signal.SIGKILL)
+        mark = f"SLURM_CONF={self.folder}/slurm.conf\0".encode()
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                environment = b"\0" + (path / "environ").read_bytes()
+                keeper = (path / "cmdline").read_bytes().startswith(b"slurmstepd") and victim.node.encode() in environment
+                if mark in environment and (f"\0SLURMD_NODENAME={victim.node}\0".encode() in environment or keeper):
+                    os.kill(int(path.name), signal.SIGKILL)
+        wait_until(lambda: "down" in self.command("sinfo", "-h", "-N", "-n", victim.node, "-o", "%T"), 60)
+        self.up()
 
 
-def _parent_is(pid: int, parent: int) -> bool:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) in (parent, 1)
-    except OSError:
-        return False
+class Held(NamedTuple):
+    """A block whose body waits for a fault, and where it does."""
+
+    pid: int
+    parent: int
+    task: str
+    node: str
+
+
+class Trap:
+    """Blocks of a job whose body, until `spring` was called, does not return."""
+
+    def __init__(self, folder: Path, blocks: set[int], seconds: float) -> None:
+        self.folder, self.blocks, self.seconds = folder, blocks, seconds
+        folder.mkdir()
+
+    def body(self) -> Callable[[int], int]:
+        """A function for `ToyJob`."""
+        folder, blocks, seconds = str(self.folder), self.blocks, self.seconds
+
+        def body(i: int) -> int:
+            import os
+            import time
+            from pathlib import Path
+
+            time.sleep(seconds)
+            if i in blocks and not Path(folder, f"sprung{i}").exists():
+                e = os.environ
+                words = [
+                    os.getpid(),
+                    os.getppid(),
+                    f"{e['SLURM_ARRAY_JOB_ID']}_{e['SLURM_ARRAY_TASK_ID']}",
+                    e["SLURMD_NODENAME"],
+                ]
+                Path(folder, f"new{i}").write_text(" ".join(map(str, words)))
+                Path(folder, f"new{i}").rename(Path(folder, f"held{i}"))
+                time.sleep(300)
+            return i * i
+
+        return body
+
+    def held(self, block: int) -> Held:
+        """Wait until a block is held by a process that lives."""
+
+        def look() -> Held | None:
+            path = self.folder / f"held{block}"
+            if not path.exists():
+                return None
+            pid, parent, task, node = path.read_text().split()
+            return Held(int(pid), int(parent), task, node) if is_alive(int(pid)) else None
+
+        wait_until(lambda: look() is not None, 100)
+        found = look()
+        assert found is not None
+        return found
+
+    def spring(self, block: int, fault: Callable[[Held], None]) -> Held:
+        """Do something to the task that holds a block and wait until its process is gone."""
+        victim = self.held(block)
+        (self.folder / f"sprung{block}").touch()
+        fault(victim)
+        wait_until(lambda: not is_alive(victim.pid), 30)
+        return victim
+
+
+@pytest.fixture
+def trap(tmp_path: Path) -> Callable[..., Trap]:
+    """Make a trap."""
+    return lambda blocks, seconds=0.1: Trap(tmp_path / "trap", blocks, seconds)
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ from volara_expr.ops.sources import InMemory, StoredArray
 from volara_expr.plan.plan import Plan, Stage, make_plan
 from volara_expr.plan.targets import Output, Target
 from volara_expr.run.job import BlockJob, MemoryResult, TableJob
-from volara_expr.run.ledger import Ledger
+from volara_expr.run.ledger import Ledger, force_to_disk
 from volara_expr.run.places import ATTRIBUTE, Place, Workspace, make_array
 from volara_expr.run.progress import Mode, Progress, StageReport
 from volara_expr.run.tables import graph_content
@@ -435,6 +435,7 @@ def mark_complete(output: Output, place: Place) -> None:
     if place.kind == "array":
         mark = read_attributes(place.url)[ATTRIBUTE]
         if not mark.get("complete"):
+            force_to_disk(place.url)  # also what workers wrote that were killed before they synced
             update_attributes(place.url, {ATTRIBUTE: {**mark, "complete": True}})
 
 

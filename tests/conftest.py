@@ -16,6 +16,7 @@ settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
+collect_ignore = ["benchmarks"]  # programs of their own; --doctest-modules would import them
 RULES = Path(__file__).with_name("allowed_skips.txt")
 
 

@@ -160,7 +160,7 @@ def test_sharded_outputs_write_whole_shards(affs: ve.Array, tmp_path: Path) -> N
     plan = make_plan([Output(affs.node, "x.zarr", chunks=(32, 32, 32), shards=(128, 128, 128))])
     assert plan.stages[0].grid is not None
     assert all(b % 128 == 0 for b in plan.stages[0].grid.block)
-    with pytest.raises(ValueError, match="shards of 48 along 'z' do not hold whole chunks of 32.*64"):
+    with pytest.raises(ValueError, match=r"shards of 48 along 'z' do not hold whole chunks of 32.*64"):
         make_plan([Output(affs.node, "x.zarr", chunks=(32, 32, 32), shards=(48, 64, 64))])
 
 

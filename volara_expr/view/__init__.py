@@ -1,0 +1,1 @@
+"""What is shown: pictures and pages of arrays, tables and plans."""

@@ -34,6 +34,7 @@ format: .venv/test
 snapshots: .venv/test
 	$(BIN)/python tests/snapshot/test_op_versions.py
 	$(BIN)/python tests/snapshot/test_text.py
+	$(BIN)/python tests/snapshot/test_html.py
 
 clean:
 	rm -rf .venv demo_out

@@ -12,6 +12,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from volara_expr.config import config  # at once: importing the module later would put the module in its place
+
 if TYPE_CHECKING:
     import executors
     from volara_expr.array.core import Array
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from volara_expr.array.sources import from_numpy
     from volara_expr.array.sources import open_array as open
     from volara_expr.array.writing import Run, submit, write
-    from volara_expr.config import config
     from volara_expr.geometry import Roi
     from volara_expr.plan.plan import Plan
 
@@ -60,7 +61,6 @@ _HOMES = {
     "align": "volara_expr.array.functions",
     "concat": "volara_expr.array.functions",
     "concatenate": "volara_expr.array.functions",
-    "config": "volara_expr.config",
     "from_numpy": "volara_expr.array.sources",
     "open": "volara_expr.array.sources:open_array",
     "open_graph": "volara_expr.array.graph",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -217,3 +219,8 @@ def test_napari_evaluates_single_slices(lazy, blocks):
     assert isinstance(labels.data, ve.Array)
     assert blocks
     assert set(blocks) == {(1, 12, 10)}
+
+
+def test_config_is_the_object_whatever_was_imported_first():
+    code = "import volara_expr as ve, numpy as np; ve.from_numpy(np.zeros(3)).plan(); print(ve.config.preview_bytes)"
+    assert int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) > 0

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from volara_expr.expr import topological, unpack
 from volara_expr.expr.node import ArrayNode, ArraySpec, Packed, pack
+from volara_expr.expr.show import outline
 from volara_expr.geometry import Box, Space
 from volara_expr.ops.sources import InMemory, hold, in_memory
 
@@ -23,6 +24,24 @@ class Expression:
 
     __slots__ = ()
     node: Any
+
+    def tree(self) -> str:
+        """Return the expression as a tree of text, the result first, with the names of the variables that hold its parts.
+
+        Examples
+        --------
+        >>> import numpy as np, volara_expr as ve
+        >>> raw = ve.from_numpy(np.zeros((4, 6), np.uint8))
+        >>> smooth = raw.gaussian(1)
+        >>> print((smooth > raw).tree())
+        greater -> (y: 4, x: 6) bool
+        ├─ smooth = gaussianfilter(sigma=(1.0, 1.0)) -> (y: 4, x: 6) float32  [halo (4, 4)]
+        │  raw = numpy -> (y: 4, x: 6) uint8
+        └─ raw (see above)
+        """
+        from volara_expr.array.names import variable_names
+
+        return outline(self.node, variable_names())
 
     def __copy__(self) -> Self:
         return self

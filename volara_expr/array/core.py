@@ -15,6 +15,7 @@ from volara_expr.array.reduce import Reduce
 from volara_expr.array.shape import Shape
 from volara_expr.array.stencil import Stencil
 from volara_expr.array.values import Values
+from volara_expr.array.viewing import Viewing
 from volara_expr.array.writing import Evaluation
 from volara_expr.expr.node import ArrayNode, Neighborhood
 from volara_expr.geometry import Roi
@@ -22,7 +23,7 @@ from volara_expr.geometry import Roi
 __all__ = ["Array"]
 
 
-class Array(Pointwise, Shape, Reduce, Values, Stencil, Labels, Evaluation, Interop):
+class Array(Pointwise, Shape, Reduce, Values, Stencil, Labels, Evaluation, Interop, Viewing):
     """A lazy array: NumPy's language, evaluated block by block when it is written.
 
     Made by `volara_expr.open` and `volara_expr.from_numpy`, and by operations on other arrays. Nothing is read or computed

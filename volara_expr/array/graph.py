@@ -208,6 +208,13 @@ class Graph(Expression):
         where = self.node.path if isinstance(self.node, StoredGraph) else "not computed"
         return f"Graph(scores={', '.join(self.scores)}; {where})"
 
+    def _repr_html_(self) -> str:
+        from volara_expr.array.names import variable_names
+        from volara_expr.view.summary import table_html
+
+        where = self.node.path if isinstance(self.node, StoredGraph) else "not computed"
+        return table_html("graph", self.node, [("scores", ", ".join(self.scores)), ("rows", where)], variable_names())
+
 
 def open_graph(path: str | os.PathLike[str]) -> Graph:
     """Open the database of a region graph.

@@ -70,6 +70,12 @@ class Lut(Expression):
     def __repr__(self) -> str:
         return f"Lut({self.node.describe()})"
 
+    def _repr_html_(self) -> str:
+        from volara_expr.array.names import variable_names
+        from volara_expr.view.summary import table_html
+
+        return table_html("look-up table", self.node, [("from", self.node.describe())], variable_names())
+
 
 def lut_of(table: Lut | Mapping[int, int]) -> TableNode:
     """Return the node of a table or of a mapping.

@@ -86,7 +86,8 @@ def dtype_of(value: Any) -> Any:
     return value.node.spec.dtype if isinstance(value, Handle) else value
 
 
-METHODS = set("all any argmax argmin astype clip expand_dims flip histogram max mean min quantile sum".split())
+METHODS = ("argmax", "argmin", "astype", "clip", "expand_dims", "flip")
+STATISTICS = ("all", "any", "histogram", "max", "mean", "min", "quantile", "sum")
 FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.amax: lambda a, *args, **kwargs: a.max(*args, **kwargs),
     np.amin: lambda a, *args, **kwargs: a.min(*args, **kwargs),
@@ -146,10 +147,10 @@ def lazy_form(function: Callable[..., Any]) -> Callable[..., Any]:
     if function in FUNCTIONS:
         return FUNCTIONS[function]
     name = function.__name__
-    if name in METHODS and function is getattr(np, name):
+    if name in METHODS + STATISTICS and function is getattr(np, name):
         return lambda a, *args, **kwargs: getattr(a, name)(*args, **kwargs)
     instead = INSTEAD.get(name)
-    if name.startswith("nan") and name[3:] in METHODS:
+    if name.startswith("nan") and name[3:] in METHODS + STATISTICS:
         instead = f"{name[3:]}, which does not skip NaN (in xarray: skipna=False)"
     raise TypeError(
         f"{function.__module__}.{name} has no lazy form; compute() the array first, or use "

@@ -344,6 +344,11 @@ class Run:
         where = f", {current.name}: {current.blocks}/{current.total} blocks" if current else ""
         return f"Run({self.status}{where})"
 
+    def _repr_html_(self) -> str:
+        from volara_expr.view.summary import run_html
+
+        return run_html(self.status, self.reports)
+
 
 def refuse_large(outputs: Sequence[Output], hidden: bool) -> None:
     """Refuse to make more than `config.preview_bytes` in memory, or to run global stages over more than that unasked."""

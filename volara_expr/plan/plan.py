@@ -9,6 +9,7 @@ from math import prod
 
 from volara_expr.config import config
 from volara_expr.expr import ArrayNode, BlockTable, GlobalTable, Node
+from volara_expr.expr.show import html_table
 from volara_expr.geometry import Box
 from volara_expr.geometry.grid import BlockGrid
 from volara_expr.plan.blocks import Footprint, choose_block, demands, gb
@@ -166,23 +167,17 @@ class Plan:
                 f"<b>{escape(t.name)}</b>{' ' + gb(t.nbytes) if t.nbytes else ''}<br><small>{escape(t.reason)}</small>"
                 for t in s.targets
             )
-            rows.append(
-                f"<tr><td>{i}</td><td>{grid}</td><td>{reads}</td><td>{fused}</td><td>{stores}</td><td>{gb(s.projected_bytes)}</td></tr>"
-            )
-        head = "".join(f"<th>{h}</th>" for h in ("", "blocks", "read", "fused", "store", "memory"))
-        style = "border-collapse:collapse;font-family:sans-serif;font-size:13px"
-        cells = (
-            "<style>.ve-plan td,.ve-plan th{border:1px solid #ccc;padding:4px 8px;text-align:left;vertical-align:top}</style>"
-        )
+            rows.append((str(i), grid, reads, fused, stores, gb(s.projected_bytes)))
         warned = "".join(f"<p>&#9888; {escape(w)}</p>" for w in self.warnings)
         return (
-            f"{cells}<p>{len(self.stages)} stages, {self.workers} workers, projected peak <b>{gb(self.peak_bytes)}</b> per worker "
-            f"(allowed {gb(self.worker_bytes)})</p><table class='ve-plan' style='{style}'><tr>{head}</tr>{''.join(rows)}</table>{warned}"
+            f"<p>{len(self.stages)} stages, {self.workers} workers, projected peak <b>{gb(self.peak_bytes)}</b> per worker "
+            f"(allowed {gb(self.worker_bytes)})</p>{html_table(rows, ('', 'blocks', 'read', 'fused', 'store', 'memory'))}{warned}"
         )
 
     def to_html(self) -> str:
         """Return the plan as a whole HTML page."""
-        return f"<!doctype html><html><head><meta charset='utf-8'><title>Plan</title></head><body>{self._repr_html_()}</body></html>"
+        head = "<meta charset='utf-8'><title>Plan</title><style>:root{color-scheme:light dark;font-family:sans-serif}</style>"
+        return f"<!doctype html><html><head>{head}</head><body>{self._repr_html_()}</body></html>"
 
 
 def by(values: Sequence[int]) -> str:

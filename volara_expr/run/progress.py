@@ -55,6 +55,18 @@ class StageReport:
         """Millions of voxels of output per second of wall time."""
         return self.voxels / 1e6 / self.seconds if self.seconds else 0.0
 
+    @property
+    def rate(self) -> float:
+        """Blocks per second of wall time; 0 before the first is done."""
+        return self.blocks / self.seconds if self.seconds else 0.0
+
+    @property
+    def time(self) -> str:
+        """What is left at this rate, or what all blocks took: "1:30 left", "in 12.0 s"; "" before the first is done."""
+        if self.blocks < self.total:
+            return f"{clock((self.total - self.blocks) / self.rate)} left" if self.rate else ""
+        return f"in {clock(self.seconds)}"
+
 
 class Progress:
     """Turns events into reports, and into a bar (terminal, notebook) or plain lines (files, SLURM logs).
@@ -129,10 +141,8 @@ class Progress:
 
     def _line(self, report: StageReport) -> None:
         self._last = time.monotonic()
-        rate = report.blocks / report.seconds if report.seconds else 0.0
-        left = (report.total - report.blocks) / rate if rate else 0.0
-        ahead = f", {clock(left)} left" if report.blocks < report.total else f" in {clock(report.seconds)}"
-        print(f"{report.name}: {report.blocks}/{report.total} blocks, {rate:.3g}/s{ahead}", file=sys.stderr, flush=True)
+        about = f"{report.rate:.3g}/s, {report.time}" if report.rate else "none done yet"
+        print(f"{report.name}: {report.blocks}/{report.total} blocks, {about}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """End an open bar, also after an interruption."""

@@ -1,0 +1,111 @@
+"""What notebooks show of an expression: facts and its tree, from metadata alone. Nothing is read or computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from volara_expr.expr import ArrayNode, Node, topological
+from volara_expr.expr.show import html_outline, html_table
+from volara_expr.geometry import Box
+from volara_expr.ops.graph_tables import StoredGraph, StoredTable
+from volara_expr.ops.sources import Checkpoint, InMemory, StoredArray
+from volara_expr.plan.blocks import gb
+from volara_expr.plan.plan import by, make_plan
+from volara_expr.plan.targets import Output
+
+if TYPE_CHECKING:
+    from volara_expr.run.progress import StageReport
+
+__all__ = ["array_html", "inferred_halo", "run_html", "table_html"]
+
+Names = Mapping[Node, str]
+
+
+def array_html(node: ArrayNode, names: Names) -> str:
+    """Return a summary of an array."""
+    spec, space = node.spec, node.spec.space
+    rows = [
+        ("array", f"<b>{escape(names.get(node, node.label))}</b>"),
+        ("shape", escape(", ".join(f"{a}: {n:,}" for a, n in zip(space.names, spec.shape, strict=True)))),
+        ("type", f"{spec.dtype}, {gb(spec.nbytes)}"),
+    ]
+    if space.placed:
+        rows += [("voxel", escape(space.describe_voxel())), ("position", escape(str(space.roi(spec.box))))]
+    if spec.neighborhood is not None:
+        shown = ", ".join(str(o) for o in spec.neighborhood[:12])
+        rows.append(("neighborhood", f"{len(spec.neighborhood)} offsets: {shown}{', ...' * (len(spec.neighborhood) > 12)}"))
+    halo = inferred_halo(node)
+    if halo:
+        reach = ", ".join(f"{name}: {lo}" if lo == hi else f"{name}: -{lo}+{hi}" for name, (lo, hi) in halo.items())
+        rows.append(("inferred halo", escape(f"{reach} voxels of the sources")))
+    return html_table(rows + costs(node, names)) + html_outline(node, names)
+
+
+def table_html(kind: str, node: Node, facts: Sequence[tuple[str, str]], names: Names) -> str:
+    """Return a summary of a region graph or of a look-up table."""
+    rows = [(kind, f"<b>{escape(names.get(node, node.label))}</b>"), *((what, escape(value)) for what, value in facts)]
+    stored = isinstance(node, (StoredGraph, StoredTable)) or not node.inputs
+    return html_table(rows) if stored else html_table(rows + costs(node, names)) + html_outline(node, names)
+
+
+def run_html(status: str, reports: Sequence[StageReport]) -> str:
+    """Return how far a run is, as bars."""
+    rows = []
+    for r in reports:
+        bar = f"<progress value='{r.blocks}' max='{max(r.total, 1)}'></progress> {r.blocks:,} of {r.total:,}"
+        trouble = ", ".join(f"{n} {what}" for n, what in ((r.failed, "failed"), (r.lost, "lost")) if n)
+        rows.append((escape(r.name), bar, f"{r.rate:.3g}/s" if r.rate else "", r.time, trouble))
+    return html_table(rows, (f"run: {status}", "blocks", "rate", "time", "attempts"))
+
+
+def costs(node: Node, names: Names) -> list[tuple[str, str]]:
+    """Return rows on what an expression reads and what it would take to write it."""
+    rows = []
+    for n in topological([node]):
+        if isinstance(n, StoredArray):
+            rows.append(("reads", f"{escape(names.get(n, n.label))}: {gb(n.spec.nbytes)} in chunks of {by(n.chunks)}"))
+        elif isinstance(n, InMemory):
+            rows.append(
+                ("reads", f"{escape(names.get(n, n.label))}: {by(n.spec.shape)} {n.spec.dtype}, {gb(n.spec.nbytes)} in memory")
+            )
+    root = Checkpoint(node) if isinstance(node, ArrayNode) and not node.inputs else node
+    try:
+        plan = make_plan([Output(root, "plan.zarr")])
+    except (MemoryError, ValueError) as e:  # a repr says what write() would say
+        return [*rows, ("to write it", escape(str(e)))]
+    n_blocks = sum(s.n_blocks for s in plan.stages)
+    stages = f"{len(plan.stages)} stage{'s' * (len(plan.stages) != 1)}, {n_blocks:,} block{'s' * (n_blocks != 1)}"
+    rows.append(("to write it", f"{stages}, projected memory {gb(plan.peak_bytes)} per worker"))
+    return rows
+
+
+def inferred_halo(node: ArrayNode) -> dict[str, tuple[int, int]]:
+    """Return how far beyond a block the sources are read, below and above, for each space axis on which they share its voxels.
+
+    The block is a whole one of the semantic grid where there is one (`watershed`), else a voxel. Axes along which nothing is read
+    beyond it are left out.
+    """
+    order = [n for n in topological([node]) if isinstance(n, ArrayNode)]
+    spec = node.spec
+    unit = next((n.unit for n in order if n.unit is not None and n.spec.ndim == spec.ndim), (1,) * spec.ndim)
+    lo = tuple((a + b) // 2 // u * u for a, b, u in zip(spec.box.lo, spec.box.hi, unit, strict=True))
+    block = Box(lo, tuple(a + u for a, u in zip(lo, unit, strict=True)))
+    boxes = {node: block}
+    halo: dict[str, tuple[int, int]] = {}
+    for n in reversed(order):
+        if n not in boxes:
+            continue
+        for x, need in zip(n.arrays, n.need(boxes[n]), strict=True):
+            if need is not None:
+                boxes[x] = boxes[x].hull(need) if x in boxes else need
+        own = n.spec.space
+        for i in () if n.inputs else spec.space.spatial:
+            name = spec.space.names[i]
+            if name in own.names and own.voxel_size[j := own.names.index(name)] == spec.space.voxel_size[i]:
+                below, above = block.lo[i] - boxes[n].lo[j], boxes[n].hi[j] - block.hi[i]
+                if below > 0 or above > 0:
+                    old = halo.get(name, (0, 0))
+                    halo[name] = max(old[0], below), max(old[1], above)
+    return halo

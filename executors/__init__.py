@@ -6,12 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from executors.dask_cluster import Dask
     from executors.processes import Multiprocessing
     from executors.serial import Serial
+    from executors.slurm import Slurm
 
-__all__ = ["Multiprocessing", "Serial"]
+__all__ = ["Dask", "Multiprocessing", "Serial", "Slurm"]
 
-_MODULES = {"Multiprocessing": "processes", "Serial": "serial"}
+_MODULES = {"Dask": "dask_cluster", "Multiprocessing": "processes", "Serial": "serial", "Slurm": "slurm"}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from types import MappingProxyType
@@ -73,7 +73,7 @@ class BlockQueue:
         self.n_fresh = sum(map(len, ranges))
         self.total = self.n_unfinished = self.n_fresh + len(retry)
         self.n_done = 0
-        self._fresh = chain.from_iterable(ranges)
+        self._fresh: Iterator[int] = chain.from_iterable(ranges)
         self._retry = deque(retry)
         self._attempts = dict(retry)
         self.failures: list[BlockFailure] = []
@@ -118,6 +118,15 @@ class BlockQueue:
             self._retry_or_set_aside(block, worker, message)
         else:
             self._retry.append(block)
+
+    def recheck(self) -> None:
+        """Ask `Job.pending` again, once no block is unfinished: blocks whose records went down with a machine are fresh again."""
+        ranges = list(self.job.pending())
+        set_aside = {failure.block for failure in self.failures}
+        self.n_fresh = sum(map(len, ranges)) - sum(block in blocks for block in set_aside for blocks in ranges)
+        self._fresh = (block for block in chain.from_iterable(ranges) if block not in set_aside)
+        self.n_done -= self.n_fresh
+        self.n_unfinished = self.n_fresh
 
     def finish(self) -> None:
         """Finish the job, once no block is unfinished.

@@ -7,6 +7,7 @@ order, gives the same bytes, so an executor may retry, requeue and duplicate the
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ __all__ = [
     "Job",
     "Resources",
     "WorkersFailed",
+    "detached_runs",
     "job_file",
     "parse_bytes",
 ]
@@ -85,8 +87,9 @@ class Job(Protocol):
     def pending(self) -> Iterator[range]:
         """Ranges of blocks that the ledger does not record as done, in the order in which they should run.
 
-        Asked once, when the job starts; reads the ledger at that moment. Executors keep the ranges but never a list of
-        blocks, so few long ranges are cheap however many blocks they hold.
+        Asked when the job starts, and again at its end by executors whose workers are other machines; reads the ledger at
+        that moment. Executors keep the ranges but never a list of blocks, so few long ranges are cheap however many blocks
+        they hold.
         """
         ...
 
@@ -134,6 +137,19 @@ class Job(Protocol):
 def job_file(job: Job) -> Path:
     """Where executors save a job: the file that workers load and that the command in `Job.describe` names."""
     return Path(job.folder) / f"{job.key}.job"
+
+
+def detached_runs(folder: str | Path) -> list[Path]:
+    """Folders of runs that go on without a driver, within a job's folder.
+
+    An executor whose runs outlive the driver keeps such a folder for each, with a file ``state.json`` whose "phase" is "done",
+    "failed" or "cancelled" once no job of the run is wanted any more.
+    """
+    found = []
+    for path in sorted(Path(folder).glob("*/state.json")):
+        if json.loads(path.read_text())["phase"] not in ("done", "failed", "cancelled"):
+            found.append(path.parent)
+    return found
 
 
 @dataclass(frozen=True)

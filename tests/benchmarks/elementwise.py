@@ -10,6 +10,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=0, help="worker processes of ours; 0: Serial")
     parser.add_argument("--path", help="a uint8 zarr array of three axes in place of generated data")
     parser.add_argument("--volara-python", help="an interpreter that has volara")
+    parser.add_argument("--cpu", action="store_true", help="processor time instead of wall time, on a busy machine")
     parser.add_argument("--only", default="", help="chains whose name holds this")
     parser.add_argument("--no-peers", action="store_true", help="ours and the floor alone")
     given = parser.parse_args()
@@ -128,7 +130,7 @@ def main() -> None:
             if not given.no_peers:
                 ways["numpy"] = lambda f=function, s=sources: numpy_run(f, s, str(folder / "numpy.zarr"))
                 ways["dask"] = lambda f=function, s=sources: dask_run(f, s, str(folder / "dask.zarr"))
-            m = medians(ways, given.repeat)
+            m = medians(ways, given.repeat, time.process_time if given.cpu else time.perf_counter)
             volara: object = "-"
             if given.volara_python and title.startswith("table"):
                 volara = volara_seconds(given.volara_python, sources[0], folder, given.repeat) / m["ours"]

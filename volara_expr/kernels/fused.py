@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,7 @@ def compiled(voxels: int, dtype: np.dtype[Any]) -> bool:
     return voxels >= COMPILED_VOXELS and dtype.itemsize <= 8
 
 
+@cache
 def look_up(codes: np.dtype[Any], values: np.dtype[Any]) -> Any:
     """Return the compiled loop over (codes, table, out), table and out as unsigned integers of the values' size."""
     from volara_expr.kernels.loops import load

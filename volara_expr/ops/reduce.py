@@ -108,10 +108,10 @@ class Reduction(ArrayNode):
 
     def scalars(self, code: Scalars, inputs: Sequence[Sequence[Value]]) -> list[Value] | None:
         n = self.array.spec.shape[0] if self.axes == (0,) else 0
-        if not 1 <= n <= MOST_PLANES or self.keepdims or self.array.spec.ndim < 2 or not self.ordered:
+        name, dtype, boolean = self.function, self.spec.dtype, np.dtype(bool)
+        if not 1 <= n <= MOST_PLANES or self.keepdims or (name in ("sum", "mean") and not self.ordered):
             return None
         planes = [inputs[0][k % len(inputs[0])] for k in range(n)]
-        name, dtype, boolean = self.function, self.spec.dtype, np.dtype(bool)
         if name in ("argmax", "argmin"):
             best, at = planes[0], code.constant(0, dtype)
             for k, x in enumerate(planes[1:], 1):

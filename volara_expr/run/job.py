@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ import numpy.typing as npt
 from executors.protocol import Resources
 from volara_expr.expr import ArrayNode, BlockTable, GlobalTable, Node, Patch, TableNode, unpack
 from volara_expr.expr.node import Packed
+from volara_expr.expr.origin import explained
 from volara_expr.geometry import Box
 from volara_expr.geometry.grid import BlockGrid
 from volara_expr.ops.sources import InMemory, StoredArray
@@ -31,6 +35,10 @@ from volara_expr.run.tables import TableFiles, leaf_table
 from volara_expr.store import Arrays
 
 __all__ = ["BlockError", "BlockJob", "MemoryResult", "Record", "TableJob"]
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of mallopt(3)."""
 
 
 class BlockError(RuntimeError):
@@ -214,6 +222,7 @@ class BlockJob(_Base):
 
     def setup(self, device: str) -> None:
         """Open stores and tables."""
+        keep_freed_memory()
         self._targets, self._program = self._build()
         self._compiler = threading.Thread(target=self._program.compile, daemon=True)  # while the first block is read
         self._compiler.start()
@@ -314,7 +323,8 @@ class BlockJob(_Base):
                 else:
                     parts = slabs.get((k, number), [])
                 tables = [self._table(t) for t in node.tables]
-                made.append((number, node.rows(resolve(node.kernel), cell, parts, tables)))
+                with explained(node.label, node.origin):
+                    made.append((number, node.rows(resolve(node.kernel), cell, parts, tables)))
         return _Result(work.block, arrays, rows, waited, time.perf_counter() - started - waited)
 
     def write(self, result: _Result) -> Record:
@@ -365,6 +375,15 @@ class BlockJob(_Base):
             if digest not in self._logs:
                 self._logs[digest] = self.places[digest].ledger.writer(self._worker, self.places[digest].url)
             return self._logs[digest]
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory of a block for the next one; else the kernel clears the same pages again for every block."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and sys.platform == "linux":
+        for option, size in ((M_TRIM_THRESHOLD, 128 << 20), (M_MMAP_THRESHOLD, 32 << 20)):
+            mallopt(option, size)
 
 
 def open_table(node: TableNode, place: Place | None) -> TableFiles:
@@ -428,7 +447,8 @@ class TableJob(_Base):
         place = self.places[node.digest]
         os.makedirs(os.path.dirname(place.url), exist_ok=True)
         tables = [open_table(t, self.places.get(t.digest)) for t in node.tables]
-        node.run(resolve(node.kernel), tables, place.url, self.memory_bytes)
+        with explained(node.label, node.origin):
+            node.run(resolve(node.kernel), tables, place.url, self.memory_bytes)
         return time.perf_counter() - started, node
 
     def write(self, result: tuple[float, Node]) -> Record:

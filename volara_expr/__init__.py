@@ -17,6 +17,7 @@ from volara_expr.config import config  # at once: importing the module later wou
 if TYPE_CHECKING:
     import executors
     from volara_expr.array.core import Array
+    from volara_expr.array.dask import from_dask
     from volara_expr.array.functions import align, concat, concatenate, stack, where
     from volara_expr.array.graph import Graph, NotComputed, open_graph
     from volara_expr.array.lut import Lut
@@ -39,6 +40,7 @@ __all__ = [
     "concatenate",
     "config",
     "executors",
+    "from_dask",
     "from_numpy",
     "open",
     "open_graph",
@@ -61,6 +63,7 @@ _HOMES = {
     "align": "volara_expr.array.functions",
     "concat": "volara_expr.array.functions",
     "concatenate": "volara_expr.array.functions",
+    "from_dask": "volara_expr.array.dask",
     "from_numpy": "volara_expr.array.sources",
     "open": "volara_expr.array.sources:open_array",
     "open_graph": "volara_expr.array.graph",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from volara_expr.array.dask import ToDask
 from volara_expr.array.interop import Interop
 from volara_expr.array.labels import Labels
 from volara_expr.array.pointwise import Pointwise
@@ -23,7 +24,7 @@ from volara_expr.geometry import Roi
 __all__ = ["Array"]
 
 
-class Array(Pointwise, Shape, Reduce, Values, Stencil, Labels, Evaluation, Interop, Viewing):
+class Array(Pointwise, Shape, Reduce, Values, Stencil, Labels, Evaluation, Interop, Viewing, ToDask):
     """A lazy array: NumPy's language, evaluated block by block when it is written.
 
     Made by `volara_expr.open` and `volara_expr.from_numpy`, and by operations on other arrays. Nothing is read or computed

@@ -16,7 +16,7 @@ from volara_expr.geometry import Axis, Box, Space
 from volara_expr.geometry.space import AxisType, canonical_unit, exact
 from volara_expr.ops.sources import StoredArray, in_memory
 
-__all__ = ["from_numpy", "open_array"]
+__all__ = ["from_numpy", "open_array", "spec_of"]
 
 Offsets = Sequence[Sequence[int]]
 KINDS: dict[str, AxisType] = {
@@ -121,10 +121,24 @@ def from_numpy(
     (4, 5, 6)
     """
     data = np.asarray(a)
-    space = Space.plain(data.ndim)
+    return Array(in_memory(data, spec_of(data.shape, data.dtype, voxel_size, units, axes, offset, neighborhood)))
+
+
+def spec_of(
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    voxel_size: float | str | Sequence[float | str | Fraction] | None,
+    units: str | None,
+    axes: Sequence[str] | None,
+    offset: Sequence[float | str | Fraction] | None,
+    neighborhood: Offsets | None,
+) -> ArraySpec:
+    """Return the spec of an array without metadata of its own, from what the user says of it; see `from_numpy`."""
+    ndim = len(shape)
+    space = Space.plain(ndim)
     if axes is not None:
-        if len(axes) != data.ndim:
-            raise ValueError(f"{len(axes)} axes are named ({', '.join(axes)}) but the array has {data.ndim}")
+        if len(axes) != ndim:
+            raise ValueError(f"{len(axes)} axes are named ({', '.join(axes)}) but the array has {ndim}")
         space = Space(tuple(Axis(n, KINDS.get(n, "space")) for n in axes), space.voxel_size, space.origin, placed=False)
     at = space.spatial
     if voxel_size is not None or offset is not None or units is not None:
@@ -137,10 +151,8 @@ def from_numpy(
         for i, s, o in zip(at, sizes, starts, strict=True):
             size[i], origin[i], named[i] = s, o, Axis(named[i].name, "space", canonical_unit(units))
         space = Space(tuple(named), tuple(size), tuple(origin), placed=True)
-    spec = ArraySpec(Box.of_shape(data.shape), data.dtype, space)
-    if neighborhood is not None:
-        spec = with_neighborhood(spec, neighborhood, "the array")
-    return Array(in_memory(data, spec))
+    spec = ArraySpec(Box.of_shape(shape), dtype, space)
+    return spec if neighborhood is None else with_neighborhood(spec, neighborhood, "the array")
 
 
 def per_space_axis(values: Any, n: int, what: str) -> tuple[Fraction, ...]:

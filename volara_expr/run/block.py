@@ -107,7 +107,7 @@ class Program(Region):
         boxes : mapping
             What `demand` returned.
         read : callable
-            Gives the array of a leaf for a box.
+            Gives the array of a leaf for a box; None for a source that makes its voxels itself.
         tables : callable
             Gives the opened table of a table node.
         """
@@ -122,7 +122,8 @@ class Program(Region):
             if box.empty:
                 patch = Patch(box, np.empty(box.shape, node.spec.dtype))
             elif id(node) in self.leaves:
-                patch = Patch(box, read(node, box))
+                data = read(node, box)
+                patch = Patch(box, data) if data is not None else compute(node, box, patches, tables)
             elif id(node) in self.steps:
                 patch = self._run(self.steps[id(node)], box, patches)
             else:

@@ -137,6 +137,11 @@ class Slurm:
         self.dry_run = dry_run
         self.hints = Hints.of(cpus * (throttle or SLOTS), block, parse_bytes(mem) // cpus if mem else _WORKER_BYTES)
 
+    @classmethod
+    def like(cls, run: RunFolder) -> Slurm:
+        """Return an executor with the parameters of a run."""
+        return cls(**{field.name: getattr(run.options, field.name) for field in fields(Options)})
+
     def __repr__(self) -> str:
         default = Options()
         given = [

@@ -1,4 +1,4 @@
-"""The command line: `volara-expr segment`, `volara-expr info`."""
+"""The command line: `volara-expr segment`, `info`, and for runs on SLURM `status`, `attach`, `cancel`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+from volara_expr.cli_runs import attach, cancel, status
 
 __all__ = ["main"]
 
@@ -248,9 +250,13 @@ def info(url: str, level: int, as_json: bool) -> None:
             click.echo(f"{key + ':':<14}{value}")
 
 
+for command in (status, attach, cancel):
+    cli.add_command(command)
+
+
 def main() -> None:
     """Run the command line; errors of the user are one message, not a traceback."""
-    from executors.protocol import BlockFailures
+    from executors.protocol import BlockFailures, Cancelled, WorkersFailed
 
     try:
         cli.main(standalone_mode=False)
@@ -260,7 +266,7 @@ def main() -> None:
     except click.ClickException as e:
         e.show()
         sys.exit(e.exit_code)
-    except (*USER_ERRORS, BlockFailures) as e:
+    except (*USER_ERRORS, BlockFailures, Cancelled, WorkersFailed) as e:
         text = str(e.args[0]) if isinstance(e, KeyError) and e.args else str(e)
         click.echo(f"Error: {text}", err=True)
         sys.exit(1)

@@ -304,6 +304,10 @@ class Run:
 
         self._thread = threading.Thread(target=body, name="volara_expr run", daemon=True)
         self._thread.start()
+        while getattr(executor, "survives_driver", False) and not any(r.started for r in self.reports):
+            self._thread.join(0.05)  # until others have the work, so that this process may end
+            if not self._thread.is_alive():
+                break
 
     @property
     def status(self) -> Literal["running", "done", "failed", "cancelled"]:

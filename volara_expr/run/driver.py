@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy.typing as npt
 
-from executors.protocol import Cancelled, Executor, Resources
+from executors.protocol import Cancelled, Executor, Resources, detached_runs
 from volara_expr.config import config
 from volara_expr.expr import ArrayNode, Node, digest_of, pack, topological
 from volara_expr.expr.digest import Function
@@ -33,6 +33,7 @@ from volara_expr.run.job import BlockJob, MemoryResult, TableJob
 from volara_expr.run.ledger import Ledger, force_to_disk
 from volara_expr.run.places import ATTRIBUTE, Place, Workspace, make_array
 from volara_expr.run.progress import Mode, Progress, StageReport
+from volara_expr.run.request import save_request
 from volara_expr.run.tables import graph_content
 from volara_expr.store import Arrays, fingerprint, locate, open_array, read_attributes, update_attributes
 from volara_expr.store import delete as delete_array
@@ -143,6 +144,11 @@ def execute(
     with alone([workspace.folder, *(locate(str(o.url)).workspace for o in named)], should_stop):
         check_sources(sources, "since it was opened; open it again and write to another place, or with overwrite=True")
         blocked = [o for o, place in named.items() if is_blocked(o, place, overwrite)]
+        if blocked and (runs := detached_runs(workspace.jobs)):
+            raise FileExistsError(
+                f"jobs of {runs[0]} may still write to {blocked[0].url}, which is to be replaced; wait for them, or cancel them "
+                f"by: volara-expr cancel {runs[0]}"
+            )
         for o, place in named.items():
             if o not in blocked and place.complete():
                 workspace.remember(o.node, place)
@@ -160,6 +166,8 @@ def execute(
             raise
         for job in [] if executor.in_process else jobs:
             job.compile()
+        if getattr(executor, "survives_driver", False) and jobs:
+            save_request(workspace.jobs, outputs, keep, [j.key for j in jobs])
         watch = Progress({j.key: j.name for j in jobs}, progress)
         on_progress(watch)
         try:
@@ -449,8 +457,11 @@ def read_back(place: Place) -> npt.NDArray[Any]:
 
 def clean_up(nodes: Sequence[Node], workspace: Workspace, keep: Keep, places: Sequence[Place]) -> None:
     """Remove intermediate arrays that nobody asked to keep, job files, shipped NumPy arrays, and what killed runs left."""
+    others = detached_runs(workspace.jobs)  # runs of other outputs, which may share arrays with this one
     for n in nodes:
         folder = workspace.node_folder(n)
+        if others and isinstance(n, ArrayNode):
+            continue
         if isinstance(n, InMemory):
             shutil.rmtree(workspace.memory_folder(n), ignore_errors=True)
         elif isinstance(n, ArrayNode) and os.path.exists(os.path.join(folder, "array.zarr")):
@@ -458,7 +469,8 @@ def clean_up(nodes: Sequence[Node], workspace: Workspace, keep: Keep, places: Se
                 Path(folder, "keep").touch()
             elif not os.path.exists(os.path.join(folder, "keep")):
                 workspace.forget(n)
-    shutil.rmtree(workspace.jobs, ignore_errors=True)
+    if not others:
+        shutil.rmtree(workspace.jobs, ignore_errors=True)
     for parent in {os.path.join(workspace.folder, "nodes"), *(os.path.dirname(p.folder) for p in places)}:
         for left in glob(os.path.join(escape(parent), "*.trash")):
             shutil.rmtree(left)

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Image = NDArray[np.floating]
     LabelImage = NDArray[np.uint64]
 
 OUT = Path("demo_out")
+SCALE = 4
+"""Of the picture: voxels are squares of so many pixels."""
 VOXEL_NM = 10
 NEIGHBORHOOD = [tuple(reach * (axis == k) for k in range(3)) for reach in (1, 4, 9) for axis in range(3)]
 
@@ -115,6 +116,8 @@ def draw(image: NDArray[np.uint8], affs: NDArray[np.uint8], pieces: LabelImage, 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
+    from volara_expr.view.picture import colours_of, enlarged, tinted
+
     # A segment is coloured as its cell, so that an error is a change of colour.
     results = [("fragments", pieces, pieces), ("segments", found, matched(found, truth)), ("truth", truth, truth)]
     views = {"xy": np.s_[image.shape[0] // 2], "xz": np.s_[:, image.shape[1] // 2]}
@@ -124,8 +127,8 @@ def draw(image: NDArray[np.uint8], affs: NDArray[np.uint8], pieces: LabelImage, 
     for row, (plane, view) in enumerate(views.items()):
         grey = np.repeat(image[view][..., None] / 255, 3, axis=-1)
         direct = np.stack([channel[view] for channel in affs], -1) / 255
-        panels = [("raw", enlarged(grey)), ("affinities: z red, y green, x blue", enlarged(direct))]
-        panels += [(name, overlay(grey, palette(names[view]), labels[view])) for name, labels, names in results]
+        panels = [("raw", enlarged(grey, SCALE)), ("affinities: z red, y green, x blue", enlarged(direct, SCALE))]
+        panels += [(name, tinted(grey, labels[view], colours_of(names[view]), SCALE)) for name, labels, names in results]
         for axis, (name, picture) in zip(axes[row], panels, strict=True):
             axis.imshow(picture, interpolation="none")
             axis.set_axis_off()
@@ -135,34 +138,6 @@ def draw(image: NDArray[np.uint8], affs: NDArray[np.uint8], pieces: LabelImage, 
         axes[row, 0].text(30 + bar / 2, foot - 16, f"500 nm ({plane})", color="white", ha="center", fontsize=11)
     figure.savefig(OUT / "demo.png", dpi=110)
     plt.close(figure)
-
-
-SCALE = 4
-
-
-def enlarged(picture: Image) -> Image:
-    """Show each voxel as a square, so that boundaries can be thinner than a voxel."""
-    return picture.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
-
-
-def overlay(grey: Image, colours: Image, labels: LabelImage) -> Image:
-    """Tint grey voxels by their label, and draw a thin dark line between labels."""
-    tinted = np.where(labels[..., None] > 0, 0.5 * grey + 0.5 * colours, 0.6 * grey)
-    picture, large = enlarged(tinted), labels.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
-    line = np.zeros(large.shape, bool)
-    line[1:] |= large[1:] != large[:-1]
-    line[:, 1:] |= large[:, 1:] != large[:, :-1]
-    picture[line] *= 0.35
-    return picture
-
-
-def palette(labels: LabelImage) -> NDArray[np.float32]:
-    """Give each label a pleasant colour of its own, the same in every picture."""
-    from matplotlib.colors import hsv_to_rgb
-
-    # Multiples of the golden ratio spread evenly over the circle of hues.
-    hue, shade = np.modf(labels * 0.618034)[0], np.modf(labels * 0.754878)[0]
-    return hsv_to_rgb(np.stack([hue, 0.5 + 0.35 * shade, 1 - 0.25 * shade], -1)).astype(np.float32)
 
 
 def matched(found: LabelImage, truth: LabelImage) -> LabelImage:

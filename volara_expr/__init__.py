@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from volara_expr.array.lut import Lut
     from volara_expr.array.sources import from_numpy
     from volara_expr.array.sources import open_array as open
+    from volara_expr.array.viewing import show
     from volara_expr.array.writing import Run, submit, write
     from volara_expr.geometry import Roi
     from volara_expr.plan.plan import Plan
@@ -44,6 +45,7 @@ __all__ = [
     "from_numpy",
     "open",
     "open_graph",
+    "show",
     "stack",
     "submit",
     "where",
@@ -67,6 +69,7 @@ _HOMES = {
     "from_numpy": "volara_expr.array.sources",
     "open": "volara_expr.array.sources:open_array",
     "open_graph": "volara_expr.array.graph",
+    "show": "volara_expr.array.viewing",
     "stack": "volara_expr.array.functions",
     "submit": "volara_expr.array.writing",
     "where": "volara_expr.array.functions",

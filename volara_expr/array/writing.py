@@ -21,7 +21,6 @@ from volara_expr.array.graph import Graph
 from volara_expr.array.lut import Lut
 from volara_expr.config import config
 from volara_expr.expr import ArrayNode, GlobalTable, Node, topological
-from volara_expr.geometry import Box
 from volara_expr.ops.graph_tables import StoredGraph, StoredTable
 from volara_expr.plan.blocks import gb
 from volara_expr.plan.plan import Plan
@@ -422,54 +421,6 @@ class Evaluation(Handle):
         result = run_outputs(outputs, executor, keep="all", progress=False)
         values: npt.NDArray[Any] = result.arrays[node.digest][()]
         return values
-
-    def preview(self, **region: slice | int) -> npt.NDArray[Any]:
-        """Return a quick look at a region: arrays exact, tables made of that region alone. Nothing is stored.
-
-        A segmentation depends on the whole volume through its tables. Here they are made of the cells that the region touches, so
-        that biases can be played with in seconds.
-
-        Parameters
-        ----------
-        **region : slice or int
-            By the names of the axes, in voxels of this array counted from its first; an int keeps the axis with one voxel.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import volara_expr as ve
-        >>> image = ve.from_numpy(np.arange(60, dtype=np.uint8).reshape(3, 4, 5))
-        >>> (image > 30).preview(z=1, x=slice(0, 2)).shape
-        (1, 4, 2)
-        """
-        from volara_expr.run.preview import preview
-
-        names, box = self.node.spec.space.names, self.node.spec.box
-        unknown = set(region) - set(names)
-        if unknown:
-            raise TypeError(f"the array has no axis {', '.join(sorted(unknown))}; its axes are {', '.join(names)}")
-        lo, hi = list(box.lo), list(box.hi)
-        for i, name in enumerate(names):
-            item = region.get(name)
-            if item is None:
-                continue
-            n = box.shape[i]
-            if isinstance(item, slice):
-                start, stop, step = item.indices(n)
-                if step != 1:
-                    raise ValueError(f"preview({name}={item}) has a step; slice the array instead")
-            else:
-                start = int(item) + (n if item < 0 else 0)
-                stop = start + 1
-            if not 0 <= start < stop <= n:
-                raise IndexError(f"{name}={item} selects nothing of {n} voxels")
-            lo[i], hi[i] = box.lo[i] + start, box.lo[i] + stop
-        wanted = Box(tuple(lo), tuple(hi))
-        if wanted.size * self.node.spec.dtype.itemsize > config.preview_bytes:
-            raise MemoryError(
-                f"that region has {gb(wanted.size * self.node.spec.dtype.itemsize)}; a preview makes at most {gb(config.preview_bytes)}"
-            )
-        return preview(self.node, wanted)
 
     def write(
         self,

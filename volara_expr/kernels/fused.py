@@ -6,6 +6,7 @@ the table, so the result is NumPy's by construction, and a voxel costs one look-
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +18,8 @@ import numpy.typing as npt
 __all__ = ["Coded", "compiled", "look_up", "plain"]
 
 COMPILED_VOXELS = 1 << 16
+COLD_VOXELS = 1 << 26
+"""So many are worth to load the compiler for, which takes a quarter of a second; a quick look does without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ def plain(data: npt.NDArray[Any] | Coded) -> npt.NDArray[Any]:
 
 def compiled(voxels: int, dtype: np.dtype[Any]) -> bool:
     """Whether looking up so many voxels is worth a compiled loop; NumPy takes 2 ns for each, the loop 0.3."""
-    return voxels >= COMPILED_VOXELS and dtype.itemsize <= 8
+    return voxels >= (COMPILED_VOXELS if "numba" in sys.modules else COLD_VOXELS) and dtype.itemsize <= 8
 
 
 @cache

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from typing import Any
+from contextlib import ExitStack
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +22,10 @@ from volara_expr.geometry import Box
 from volara_expr.kernels.fused import plain
 from volara_expr.ops.sources import InMemory, StoredArray
 from volara_expr.run.block import Program, resolve
-from volara_expr.run.tables import TableFiles, leaf_table
-from volara_expr.store import Arrays
+
+if TYPE_CHECKING:  # a look at an image waits for no table library
+    from volara_expr.run.tables import TableFiles
+    from volara_expr.store import Arrays
 
 __all__ = ["Look", "preview"]
 
@@ -34,7 +38,14 @@ class Look:
         self.regions = regions
         self.known: dict[ArrayNode, Patch] = {}
         self.tables: dict[int, TableFiles] = {}
-        self.arrays = Arrays(config.cache_bytes)
+        self.stores = ExitStack()
+
+    @cached_property
+    def arrays(self) -> Arrays:
+        """Open what the stores are read by, once one is read."""
+        from volara_expr.store import Arrays
+
+        return self.stores.enter_context(Arrays(config.cache_bytes))
 
     def evaluate(self, asked: dict[ArrayNode, Box]) -> dict[ArrayNode, Patch]:
         """Evaluate roots, reading what an earlier evaluation of this look has left."""
@@ -64,6 +75,8 @@ class Look:
 
     def make(self, node: TableNode) -> TableFiles:
         """Make a table from its inputs."""
+        from volara_expr.run.tables import TableFiles, leaf_table
+
         given = leaf_table(node)
         if given is not None:
             return given
@@ -115,26 +128,23 @@ def clip(box: Box | None, x: ArrayNode, whole: Box, frame: ArrayNode) -> Box:
     return Box(tuple(lo), tuple(hi))
 
 
-def preview(node: ArrayNode, box: Box) -> npt.NDArray[Any]:
-    """Return a box of an array, with tables made of the cells that the box touches.
+def preview(asked: dict[ArrayNode, Box]) -> list[npt.NDArray[Any]]:
+    """Return boxes of arrays, with tables made of the cells that the boxes touch.
 
     Parameters
     ----------
-    node : ArrayNode
-    box : Box
-        Within the array.
+    asked : dict
+        A box within each array; what several arrays need is evaluated once.
     """
-    everything = [n for n in topological([node]) if isinstance(n, ArrayNode)]
-    regions = Program([node], []).demand({node: box})
+    everything = [n for n in topological(asked) if isinstance(n, ArrayNode)]
+    regions = Program(asked, []).demand(asked)
     with tempfile.TemporaryDirectory(prefix="volara_expr-") as folder:
         look = Look(folder, regions)
-        try:
+        with look.stores:
             for table in tables_behind(everything, regions):
                 look.table(table)
-            patch = look.evaluate({node: box})[node]
-        finally:
-            look.arrays.close()
-    return np.asarray(plain(patch.cut(box).data), node.spec.dtype, order="C")
+            patches = look.evaluate(asked)
+    return [np.asarray(plain(patches[n].cut(box).data), n.spec.dtype, order="C") for n, box in asked.items()]
 
 
 def tables_behind(nodes: Sequence[ArrayNode], regions: dict[ArrayNode, Box]) -> list[TableNode]:

@@ -46,7 +46,7 @@ def _tables() -> Iterator[Callable[[Node], Any]]:
         try:
             yield look.table
         finally:
-            look.arrays.close()
+            look.stores.close()
 
 
 def _block(program: Program, node: ArrayNode, box: Box, tables: Callable[[Node], Any]) -> npt.NDArray[Any]:

@@ -71,7 +71,7 @@ class Serial:
             except BlockFailures as failures:
                 try:
                     save_job(job, job_file(job))  # for the command that each failure names
-                except TypeError as error:
+                except (TypeError, OSError) as error:
                     failures.add_note(f"There is no job file to run a block alone: {error}")
                 raise
 

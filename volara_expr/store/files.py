@@ -25,20 +25,23 @@ def sync(path: str) -> None:
 
 
 @contextmanager
-def replacing(path: str) -> Iterator[str]:
-    """Yield a temporary name; when the block ends well, that file takes the place of `path`, durably.
+def replacing(path: str, durable: bool = True) -> Iterator[str]:
+    """Yield a temporary name; when the block ends well, that file takes the place of `path`.
 
-    A reader sees the old file or the new one and nothing between. After an error nothing is left behind.
+    A reader sees the old file or the new one and nothing between. After an error nothing is left behind. Where the caller syncs
+    many files at once, `durable` is false.
     """
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
     temporary = temporary_name(path)
     try:
         yield temporary
-        sync(temporary)
+        if durable:
+            sync(temporary)
         os.replace(temporary, path)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    sync(folder)
+    if durable:
+        sync(folder)

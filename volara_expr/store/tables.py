@@ -36,6 +36,8 @@ ROW_GROUP_SIZE = 2**18
 def write_part(path: StrPath, groups: Sequence[Columns], metadata: Mapping[str, str] | None = None) -> None:
     """Write a Parquet file with one row group per mapping.
 
+    The file is whole or absent, but not forced to the disk: whoever records it does that, for many files at once.
+
     Parameters
     ----------
     path : str or PathLike
@@ -58,7 +60,7 @@ def write_part(path: StrPath, groups: Sequence[Columns], metadata: Mapping[str, 
                 f"row group {k} of {os.fspath(path)} has columns {_name(table.schema)}, the first {_name(tables[0].schema)}; "
                 "give all groups the same columns"
             )
-    _write(path, tables, metadata, max(t.num_rows for t in tables))
+    _write(path, tables, metadata, max(t.num_rows for t in tables), durable=False)
 
 
 def write_table(
@@ -155,10 +157,12 @@ def check_groups(path: StrPath, file: pq.ParquetFile, groups: Sequence[int]) -> 
         )
 
 
-def _write(path: StrPath, tables: Sequence[pa.Table], metadata: Mapping[str, str] | None, row_group_size: int) -> None:
+def _write(
+    path: StrPath, tables: Sequence[pa.Table], metadata: Mapping[str, str] | None, row_group_size: int, durable: bool = True
+) -> None:
     schema = tables[0].schema.with_metadata(metadata)
     settings = {"compression": "zstd", "compression_level": 1, "use_dictionary": False, "write_page_checksum": True}
-    with replacing(os.fspath(path)) as temporary, pq.ParquetWriter(temporary, schema, **settings) as writer:
+    with replacing(os.fspath(path), durable) as temporary, pq.ParquetWriter(temporary, schema, **settings) as writer:
         for table in tables:
             writer.write_table(table, row_group_size=max(1, row_group_size))
 

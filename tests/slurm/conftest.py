@@ -70,11 +70,23 @@ class Cluster:
         """Ids of tasks in a state, as scancel takes them."""
         return [row[5] for row in self.queue() if row[2] == state and not row[3].startswith("gate")]
 
-    def controller(self) -> int:
-        """Process of slurmctld."""
-        return int((self.folder / "pid" / "slurmctld.pid").read_text())
-
     # Faults, each done to the task that holds a block
+
+    def kill_worker(self, victim: Held) -> None:
+        """Kill the process that runs the block."""
+        os.kill(victim.pid, signal.SIGKILL)
+
+    def reach_walltime(self, victim: Held) -> None:
+        """Wait until SLURM ends it."""
+        wait_until(lambda: not is_alive(victim.pid), 150)
+
+    def crash_controller(self, victim: Held) -> None:
+        """Kill slurmctld, then the task while nobody answers, and start slurmctld again."""
+        os.kill(int((self.folder / "pid" / "slurmctld.pid").read_text()), signal.SIGKILL)
+        self.kill_task(victim)
+        with pytest.raises(subprocess.CalledProcessError):
+            self.queue()
+        self.up()
 
     def kill_task(self, victim: Held) -> None:
         """Kill the process that SLURM started."""
@@ -155,18 +167,18 @@ class Trap:
 
         return body
 
+    def look(self, block: int) -> Held | None:
+        """Whoever holds a block and lives."""
+        path = self.folder / f"held{block}"
+        if not path.exists():
+            return None
+        pid, parent, task, node = path.read_text().split()
+        return Held(int(pid), int(parent), task, node) if is_alive(int(pid)) else None
+
     def held(self, block: int) -> Held:
-        """Wait until a block is held by a process that lives."""
-
-        def look() -> Held | None:
-            path = self.folder / f"held{block}"
-            if not path.exists():
-                return None
-            pid, parent, task, node = path.read_text().split()
-            return Held(int(pid), int(parent), task, node) if is_alive(int(pid)) else None
-
-        wait_until(lambda: look() is not None, 100)
-        found = look()
+        """Wait until a block is held."""
+        wait_until(lambda: self.look(block) is not None, 60)
+        found = self.look(block)
         assert found is not None
         return found
 

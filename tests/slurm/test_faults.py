@@ -1,4 +1,4 @@
-"""What happens to clusters, done to a real one in the middle of a run."""
+"""What happens to clusters, done to a real one in the middle of a run; the slower ones are in `test_chaos`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from executors import Serial, Slurm
-from executors.contract import is_alive, wait_until
+from executors.contract import wait_until
 from executors.protocol import BlockFailures, Cancelled, WorkersFailed
 from executors.slurm_files import RunFolder
 from executors.toy_job import ToyJob
@@ -54,9 +54,6 @@ def assert_like_serial(job, tmp_path):
         ("kill_task", ["started", "lost", "started", "done"]),
         ("cancel_task", ["started", "started", "done"]),
         ("signal_task", ["started", "started", "done"]),
-        ("requeue_task", ["started", "started", "done"]),
-        ("preempt_task", ["started", "started", "done"]),
-        ("kill_node_of", None),
     ],
 )
 def test_the_block_of_a_task_that_ends_runs_again(cluster, trap, start, tmp_path, fault, attempts):
@@ -69,8 +66,7 @@ def test_the_block_of_a_task_that_ends_runs_again(cluster, trap, start, tmp_path
     first, second = job.pids(5)
     assert victim.pid == first != second
     assert job.ran() == {**dict.fromkeys(range(12), 1), 5: 2}
-    if attempts is not None:
-        assert [event.kind for event in events if event.block == 5] == attempts
+    assert [event.kind for event in events if event.block == 5] == attempts
     assert_like_serial(job, tmp_path)
 
 
@@ -113,23 +109,6 @@ def test_two_drivers_on_one_plan_share_its_jobs(cluster, start, tmp_path):
     assert done == [16, 16]
     assert job.ran() == dict.fromkeys(range(16), 1)
     assert job.log("finished") == ["16"]
-    assert_like_serial(job, tmp_path)
-
-
-def test_a_controller_that_stops_is_waited_for(cluster, trap, start, tmp_path):
-    trap = trap({5})
-    job = ToyJob(str(tmp_path / "job"), 12, body=trap.body())
-    future = start(job)
-    victim = trap.held(5)
-    os.kill(cluster.controller(), 9)
-    with pytest.raises(subprocess.CalledProcessError):
-        cluster.queue()
-    trap.spring(5, cluster.kill_task)
-    assert is_alive(victim.parent) is False
-    assert not future.done()
-    cluster.up()
-    future.result()
-    assert job.ran() == {**dict.fromkeys(range(12), 1), 5: 2}
     assert_like_serial(job, tmp_path)
 
 

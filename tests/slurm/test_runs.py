@@ -81,8 +81,8 @@ def test_a_run_goes_on_without_its_script_and_is_attached_by_the_command_line(
     assert code == 0
     assert "running" in text
     assert re.search(r"\b\d+/4 blocks, 0 set aside, round 1\n", text)
-    with pytest.raises(FileExistsError, match="may still write to .*volara-expr cancel"):
-        other = ve.from_numpy(np.zeros((128, 128, 64), "f4"), voxel_size=(4, 4, 4))
+    other = ve.from_numpy(np.zeros((128, 128, 64), "f4"), voxel_size=(4, 4, 4))
+    with pytest.raises(FileExistsError, match=r"may still write to .*volara-expr cancel"):
         other.write(f"{out}/smooth", overwrite=True, progress=False)
     wait_until(lambda: not detached_runs(jobs), 60)
     code, text, _ = run_cli(capsys, monkeypatch, "attach", out)

@@ -10,6 +10,7 @@ np.int64(7)
 from __future__ import annotations
 
 from importlib import import_module
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from volara_expr.config import config  # at once: importing the module later would put the module in its place
@@ -82,9 +83,13 @@ def __getattr__(name: str) -> Any:
     if name == "executors":
         return import_module("executors")
     if name not in _HOMES:
-        raise AttributeError(f"module 'volara_expr' has no attribute {name!r}")
+        if name.startswith("_"):
+            raise AttributeError(f"module 'volara_expr' has no attribute {name!r}")
+        import_module("volara_expr.array.teach").no_name(name, __all__)
     module, _, attribute = _HOMES[name].partition(":")
     value = getattr(import_module(module), attribute or name)
+    if isinstance(value, FunctionType):
+        value = import_module("volara_expr.array.teach").teaching(value)
     globals()[name] = value
     return value
 

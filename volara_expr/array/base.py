@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import types
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from volara_expr.array.teach import no_attribute, teaching
 from volara_expr.expr import topological, unpack
 from volara_expr.expr.node import ArrayNode, ArraySpec, Packed, pack
 from volara_expr.expr.show import outline
@@ -19,11 +21,30 @@ if TYPE_CHECKING:
 __all__ = ["Expression", "Handle", "node_of", "operand_of"]
 
 
+TAUGHT = {"__array_function__", "__array_ufunc__", "__bool__", "__contains__", "__getitem__", "__init__", "__iter__"}
+BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "divmod", "pow", "lshift", "rshift", "and", "or", "xor")
+TAUGHT |= {f"__{side}{name}__" for side in ("", "r") for name in BINARY}
+TAUGHT |= {f"__{name}__" for name in ("eq", "ne", "lt", "le", "gt", "ge", "neg", "invert", "float", "int", "index", "len")}
+"""Special methods in which users make mistakes."""
+
+
 class Expression:
     """What `Array`, `Graph` and `Lut` share: they never change, and pickle together with the NumPy arrays that they stand on."""
 
     __slots__ = ()
     node: Any
+
+    def __init_subclass__(cls) -> None:
+        """Let the errors of every method name the user's line."""
+        super().__init_subclass__()
+        for name, member in list(vars(cls).items()):
+            if isinstance(member, types.FunctionType) and (not name.startswith("_") or name in TAUGHT):
+                setattr(cls, name, teaching(member))
+
+    if not TYPE_CHECKING:  # or type checkers would take it that every name exists
+
+        def __getattr__(self, name: str) -> Any:
+            no_attribute(type(self), name)
 
     def tree(self) -> str:
         """Return the expression as a tree of text, the result first, with the names of the variables that hold its parts.

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volara_expr.expr.digest import digest_of
+from volara_expr.expr.origin import Origin, from_line, here, line_of
 from volara_expr.geometry import Box, Halo, Space
 from volara_expr.geometry.grid import BlockGrid
 from volara_expr.kernels.scalars import Scalars, Value
@@ -118,7 +119,9 @@ class _Interning(type):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         node = super().__call__(*args, **kwargs)
-        return _INTERNED.setdefault(node.digest, node)
+        found = _INTERNED.setdefault(node.digest, node)
+        found.__dict__.setdefault("origin", here())
+        return found
 
 
 class Node(metaclass=_Interning):
@@ -130,10 +133,13 @@ class Node(metaclass=_Interning):
         Raised whenever the op's result changes for the same parameters; part of the digest.
     kernel : str
         "module:function" that does the work on plain arrays; imported only where blocks run.
+    origin : Origin
+        The user's line that first made the node; not part of it.
     """
 
     version: ClassVar[int] = 1
     kernel: ClassVar[str] = ""
+    origin: ClassVar[Origin] = None
 
     @cached_property
     def inputs(self) -> tuple[Node, ...]:
@@ -382,7 +388,7 @@ class _Ref:
     at: int
 
 
-Packed = list[tuple[type, list[Any]]]
+Packed = list[tuple[type, list[Any], str]]
 
 
 def pack(roots: Sequence[Node]) -> Packed:
@@ -390,6 +396,7 @@ def pack(roots: Sequence[Node]) -> Packed:
     order = topological(roots)
     at = {id(n): i for i, n in enumerate(order)}
     packed: Packed = []
+    lines: dict[Origin, str] = {}
     for node in order:
         fields = []
         for f in dataclasses.fields(node):  # type: ignore[arg-type]
@@ -399,14 +406,16 @@ def pack(roots: Sequence[Node]) -> Packed:
             elif isinstance(value, tuple) and any(isinstance(v, Node) for v in value):
                 value = tuple(_Ref(at[id(v)]) if isinstance(v, Node) else v for v in value)
             fields.append(value)
-        packed.append((type(node), fields))
+        if node.origin not in lines:
+            lines[node.origin] = line_of(node.origin)
+        packed.append((type(node), fields, lines[node.origin]))
     return packed
 
 
 def unpack(packed: Packed) -> list[Node]:
     """Rebuild the nodes of `pack`, in its order."""
     nodes: list[Node] = []
-    for cls, fields in packed:
+    for cls, fields, line in packed:
         values = []
         for value in fields:
             if isinstance(value, _Ref):
@@ -414,7 +423,8 @@ def unpack(packed: Packed) -> list[Node]:
             elif isinstance(value, tuple) and any(isinstance(v, _Ref) for v in value):
                 value = tuple(nodes[v.at] if isinstance(v, _Ref) else v for v in value)
             values.append(value)
-        nodes.append(cls(*values))
+        with from_line(line):
+            nodes.append(cls(*values))
     return nodes
 
 

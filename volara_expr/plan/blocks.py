@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 from volara_expr.expr import ArrayNode, BlockTable
+from volara_expr.expr.origin import add_line
 from volara_expr.geometry import Box
 from volara_expr.geometry.grid import BlockGrid
 from volara_expr.plan.region import Region
@@ -191,11 +192,14 @@ def choose_block(
     g, f = measure(block)
     if f.peak_bytes + reserved_bytes > worker_bytes:
         worst = f"; the most is held at {f.worst.label}({f.worst.describe()})" if f.worst is not None else ""
-        raise PlanTooBig(
+        error = PlanTooBig(
             f"one block of {block} of stage {targets[0].name!r} is projected to need {gb(f.peak_bytes + reserved_bytes)} and a worker may use "
             f"{gb(worker_bytes)}{worst}. Remedies: smaller chunks or blocks (write(chunks=...), watershed(block_size=...)), fewer workers "
             "(each gets a larger share), a checkpoint() before the op named, or more memory (ve.config.memory_bytes, executor memory=)"
         )
+        if f.worst is not None:
+            add_line(error, f.worst.origin, f"{f.worst.label}, made in ")
+        raise error
     return g, f, note
 
 

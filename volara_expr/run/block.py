@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volara_expr.expr import ArrayNode, Node, Patch
+from volara_expr.expr.origin import explained
 from volara_expr.geometry import Box
 from volara_expr.plan.fusion import Loop, Step, Table
 from volara_expr.plan.region import Region
@@ -154,7 +155,8 @@ def compute(node: ArrayNode, box: Box, patches: Mapping[int, Patch], tables: Cal
     opened = [tables(t) for t in node.tables]
     if not node.takes_coded:
         inputs = [Patch(p.box, None if p.data is None else plain(p.data)) for p in inputs]
-    return Patch(box, node.apply(kernel, box, inputs, opened))
+    with explained(node.label, node.origin):
+        return Patch(box, node.apply(kernel, box, inputs, opened))
 
 
 def fill(table: Table) -> npt.NDArray[Any]:

@@ -113,8 +113,8 @@ class Progress:
                     report.failed += 1
                 else:
                     report.lost += 1
-                last = event.message.strip().splitlines()[-1] if event.message.strip() else "its worker died"
-                logger.warning("%s, block %s, attempt %d %s: %s", report.name, event.block, event.attempt, event.kind, last)
+                why = reason(event.message)
+                logger.warning("%s, block %s, attempt %d %s: %s", report.name, event.block, event.attempt, event.kind, why)
             elif event.kind == "job_done":
                 if report.started:
                     report.seconds = now - report.started
@@ -179,3 +179,9 @@ def table(reports: list[StageReport]) -> str:
             f"{r.peak_bytes / 1e6:>8.0f}"
         )
     return "\n".join(lines)
+
+
+def reason(trace: str) -> str:
+    """Return the end of a traceback: the error and, where it is noted, the line of the user's that it goes back to."""
+    lines = trace.strip().splitlines() or ["its worker died"]
+    return f"{lines[-2]} ({lines[-1]})" if lines[-1].startswith("in ") and len(lines) > 1 else lines[-1]

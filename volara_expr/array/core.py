@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 
 from volara_expr.array.dask import ToDask
+from volara_expr.array.filters import Filters
 from volara_expr.array.interop import Interop
 from volara_expr.array.labels import Labels
+from volara_expr.array.morphology import Morphology
 from volara_expr.array.pointwise import Pointwise
 from volara_expr.array.reduce import Reduce
+from volara_expr.array.regions import Regions
 from volara_expr.array.shape import Shape
 from volara_expr.array.stencil import Stencil
+from volara_expr.array.tables import Tables
 from volara_expr.array.values import Values
 from volara_expr.array.viewing import Viewing
 from volara_expr.array.writing import Evaluation
@@ -24,7 +28,22 @@ from volara_expr.geometry import Roi
 __all__ = ["Array"]
 
 
-class Array(Pointwise, Shape, Reduce, Values, Stencil, Labels, Evaluation, Interop, Viewing, ToDask):
+class Array(
+    Pointwise,
+    Shape,
+    Reduce,
+    Values,
+    Stencil,
+    Filters,
+    Morphology,
+    Regions,
+    Labels,
+    Tables,
+    Evaluation,
+    Interop,
+    Viewing,
+    ToDask,
+):
     """A lazy array: NumPy's language, evaluated block by block when it is written.
 
     Made by `volara_expr.open` and `volara_expr.from_numpy`, and by operations on other arrays. Nothing is read or computed

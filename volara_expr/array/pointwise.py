@@ -10,6 +10,7 @@ import numpy.typing as npt
 from volara_expr.array.base import Handle, operand_of
 from volara_expr.ops.normalize import stretch_percentiles, stretch_stored
 from volara_expr.ops.pointwise import Cast, Elementwise, Normalize, ScaleShift, Threshold, is_elementwise
+from volara_expr.ops.saturate import saturating_cast
 
 if TYPE_CHECKING:
     from volara_expr.array.core import Array
@@ -168,16 +169,19 @@ class Pointwise(Handle):
     def __hash__(self) -> int:
         return hash(self.node)
 
-    def astype(self, dtype: npt.DTypeLike, *, copy: bool | None = None) -> Array:
+    def astype(self, dtype: npt.DTypeLike, *, saturate: bool = False, copy: bool | None = None) -> Array:
         """Convert to another type, as `numpy.ndarray.astype`.
 
-        Floats outside of the range of an integer type give what NumPy gives on this machine, the same for any block partition.
+        Without `saturate`, integers wrap, and floats outside of the range of an integer type give what NumPy gives on this machine,
+        the same for any block partition.
 
         Halo: none.
 
         Parameters
         ----------
         dtype : boolean, integer, float or complex type
+        saturate : bool
+            To an integer type, values beyond its range take the nearest end, and NaN becomes 0.
         copy : bool, optional
             Accepted from libraries that say so to NumPy arrays; a lazy array has nothing to copy.
 
@@ -191,8 +195,11 @@ class Pointwise(Handle):
         >>> import numpy as np, volara_expr as ve
         >>> ve.from_numpy(np.array([1.7, -1.7])).astype(np.int8).compute()
         array([ 1, -1], dtype=int8)
+        >>> ve.from_numpy(np.array([-3, 300])).astype(np.uint8, saturate=True).compute()
+        array([  0, 255], dtype=uint8)
         """
-        return self._new(Cast(self.node, np.dtype(dtype)))
+        new = np.dtype(dtype)
+        return self._new(saturating_cast(self.node, new) if saturate else Cast(self.node, new))
 
     def clip(self, lo: Any = None, hi: Any = None) -> Array:
         """Limit the values to `lo` and `hi`, as `numpy.clip`; None for no limit.

@@ -9,6 +9,7 @@ from volara_expr.array.base import Handle
 from volara_expr.ops.align import axis_number
 from volara_expr.ops.pointwise import Elementwise
 from volara_expr.ops.reduce import Reduction
+from volara_expr.ops.saturate import argmax_of_sums
 from volara_expr.ops.values import extreme, total
 
 if TYPE_CHECKING:
@@ -124,18 +125,42 @@ class Reduce(Handle):
         """
         return self._reduce("all", axis, keepdims)
 
-    def argmax(self, axis: int | str | None = None, keepdims: bool = False) -> Array:
+    def argmax(
+        self,
+        axis: int | str | None = None,
+        keepdims: bool = False,
+        *,
+        combine: Sequence[Sequence[int]] | None = None,
+    ) -> Array:
         """Index of the first largest value along one axis, or of the flattened array, as `numpy.argmax`.
 
         Halo: the reduced axis, whole.
 
+        Parameters
+        ----------
+        axis : int or str, optional
+        keepdims : bool
+        combine : sequence of sequences of int, optional
+            Groups of entries along the axis whose sums are compared, in a type that cannot wrap: the index is that of the group.
+
+        Raises
+        ------
+        IndexError, ValueError, TypeError
+            For a group that is empty or names an entry beyond the axis, and for sums of 64-bit integers.
+
         Examples
         --------
         >>> import numpy as np, volara_expr as ve
-        >>> ve.from_numpy(np.array([[1, 5], [4, 2]])).argmax(axis=0).compute()
-        array([1, 0])
+        >>> a = ve.from_numpy(np.array([[100, 5], [150, 20], [200, 0]], np.uint8))
+        >>> a.argmax(axis=0).compute(), a.argmax(axis=0, combine=[[0, 2], [1]]).compute()
+        (array([2, 1]), array([0, 1]))
         """
-        return self._reduce("argmax", axis, keepdims)
+        if combine is None:
+            return self._reduce("argmax", axis, keepdims)
+        if axis is None:
+            raise TypeError("combine groups the entries of one axis; name it: argmax(axis, combine=...)")
+        spec = self.node.spec
+        return self._new(argmax_of_sums(self.node, axis_number(axis, spec.ndim, spec.space.names), combine, keepdims))
 
     def argmin(self, axis: int | str | None = None, keepdims: bool = False) -> Array:
         """Index of the first smallest value along one axis, or of the flattened array, as `numpy.argmin`.

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from volara_expr.array.base import Handle, node_of
-from volara_expr.ops.values import histogram, quantile
+from volara_expr.ops.ranks import quantile
+from volara_expr.ops.values import histogram
 
 if TYPE_CHECKING:
     from volara_expr.array.core import Array

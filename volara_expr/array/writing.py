@@ -19,9 +19,11 @@ import numpy.typing as npt
 from volara_expr.array.base import Handle
 from volara_expr.array.graph import Graph
 from volara_expr.array.lut import Lut
+from volara_expr.array.tables import Table
 from volara_expr.config import config
 from volara_expr.expr import ArrayNode, GlobalTable, Node, topological
 from volara_expr.ops.graph_tables import StoredGraph, StoredTable
+from volara_expr.ops.lut import LUT_COLUMNS
 from volara_expr.plan.blocks import gb
 from volara_expr.plan.plan import Plan
 from volara_expr.plan.targets import Output
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluation", "Run", "compute_table", "executor_of", "submit", "write"]
 
-Expression = Handle | Graph | Lut
+Expression = Handle | Graph | Lut | Table
 Format = Literal["ome-zarr", "ome-zarr-0.4", "zarr", "zarr2"]
 Mode = bool | Literal["bar", "lines"]
 
@@ -60,6 +62,8 @@ def executor_of(executor: Any) -> Executor:
     known = {e.name: e for e in entry_points(group="volara_expr.executors")}
     if name not in known:
         raise ValueError(f"there is no executor {name!r}; found are {', '.join(sorted(known))}")
+    if argument and not argument.isdecimal():
+        raise ValueError(f"{executor!r}: after the colon comes a number of workers, as in '{name}:8'")
     made: Executor = known[name].load()(int(argument)) if argument else known[name].load()()
     return made
 
@@ -90,8 +94,8 @@ def outputs_of(
 
     outputs: list[Output] = []
     for url, expression in expressions.items():
-        if not isinstance(expression, (Handle, Graph, Lut)):
-            raise TypeError(f"{url}: expected an Array, Graph or Lut, got {type(expression).__name__}")
+        if not isinstance(expression, (Handle, Graph, Lut, Table)):
+            raise TypeError(f"{url}: expected an Array, Graph, Lut or Table, got {type(expression).__name__}")
         if isinstance(expression.node, (StoredGraph, StoredTable)) or (
             isinstance(expression, Lut) and not expression.node.inputs
         ):
@@ -162,7 +166,7 @@ def run_outputs(
     )
 
 
-def opened(url: str, node: Node) -> Array | Graph | Lut:
+def opened(url: str, node: Node) -> Array | Graph | Lut | Table:
     """Open what was written."""
     from volara_expr.array.graph import open_graph
     from volara_expr.array.sources import open_array
@@ -173,12 +177,8 @@ def opened(url: str, node: Node) -> Array | Graph | Lut:
     assert isinstance(node, GlobalTable)
     if node.suffix == ".duckdb":
         return open_graph(url)
-    return open_lut(locate(url).file(node.suffix), node)
-
-
-def open_lut(path: str, node: GlobalTable) -> Lut:
-    """Open a table in a file as a look-up table."""
-    return Lut.of(StoredTable(path, node.digest, node.columns))
+    stored = StoredTable(locate(url).file(node.suffix), node.digest, node.columns)
+    return Lut.of(stored) if node.columns == LUT_COLUMNS else Table(stored)
 
 
 def write(
@@ -197,7 +197,7 @@ def write(
 
     Parameters
     ----------
-    expressions : mapping of url to Array, Graph or Lut
+    expressions : mapping of url to Array, Graph, Lut or Table
         `out.zarr/graph` of a Graph becomes the file `out.graph.duckdb`, a Lut `out.lut.parquet`, beside the store.
     executor : Executor or str, optional
         Where blocks run: `executors.Serial()` (the default), `executors.Multiprocessing(8)`, "multiprocessing:8", ...
@@ -335,8 +335,13 @@ class Run:
         self._thread.join()
 
     def result(self) -> dict[str, Any]:
-        """Wait, and return the opened outputs by url; raises what the run raised."""
-        self._thread.join()
+        """Wait, and return the opened outputs by url; raises what the run raised. Interrupted, it stops the run as `cancel` does."""
+        try:
+            self._thread.join()
+        except KeyboardInterrupt as e:
+            self.cancel()
+            e.add_note("What is done is recorded; run the same line again to go on from there.")
+            raise
         if self._error is not None:
             raise self._error
         by_url = dict(zip(self._urls, [o for o in self._outputs if dict(o.options).get("format") != "level"], strict=True))
@@ -465,8 +470,8 @@ class Evaluation(Handle):
         return self._new(Checkpoint(self.node))
 
 
-def compute_table(handle: Graph | Lut, executor: Any = None) -> str:
-    """Run what a graph or a look-up table needs, in the session's workspace, and return the path of the result."""
+def compute_table(handle: Graph | Lut | Table, executor: Any = None) -> str:
+    """Run what a graph or a table needs, in the session's workspace, and return the path of the result."""
     result = run_outputs([Output(handle.node)], executor, keep="all", progress=False)
     path = result.places[handle.node.digest].url
     return str(Path(path))

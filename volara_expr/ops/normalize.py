@@ -12,9 +12,9 @@ from volara_expr.expr.node import ArrayNode, ArraySpec
 from volara_expr.geometry import Axis, Box, Space
 from volara_expr.ops.mask import Mask
 from volara_expr.ops.pointwise import Cast, Elementwise
+from volara_expr.ops.ranks import quantile
 from volara_expr.ops.shape import Described, Slice, Take
 from volara_expr.ops.sources import Checkpoint, StoredArray, in_memory
-from volara_expr.ops.values import quantile
 
 __all__ = ["stored_windows", "stretch", "stretch_percentiles", "stretch_stored"]
 

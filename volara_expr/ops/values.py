@@ -19,8 +19,8 @@ from volara_expr.geometry import Axis, BlockGrid, Box, Space
 from volara_expr.ops.cells import cell_shape, grid_of, plain, spatial_part
 from volara_expr.ops.mask import carried_mask
 
-__all__ = ["BinCounts", "BinEdges", "ExactSums", "Extremes", "Histogram", "KeyCounts", "Quantiles", "Range", "Total", "Value"]
-__all__ += ["extreme", "histogram", "quantile", "total"]
+__all__ = ["BinCounts", "BinEdges", "ExactSums", "Extremes", "Histogram", "Range", "Total", "Value"]
+__all__ += ["checked", "extreme", "histogram", "total", "write"]
 
 CELL_EDGE = {1: 1 << 18, 2: 512, 3: 64}
 """Edge of a cell by the number of space axes: some 260,000 voxels."""
@@ -64,7 +64,7 @@ class Value(ArrayNode):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class _Partial(BlockTable):
+class _Statistic(BlockTable):
     """Rows of each cell of an array, without the voxels outside of a mask.
 
     Attributes
@@ -98,7 +98,7 @@ class _Partial(BlockTable):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ExactSums(_Partial):
+class ExactSums(_Statistic):
     """Sums without rounding, as limbs in fixed point."""
 
     kernel: ClassVar[str] = "volara_expr.kernels.values:exact_limbs"
@@ -142,7 +142,7 @@ class Total(GlobalTable):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Extremes(_Partial):
+class Extremes(_Statistic):
     """The smallest and the largest value of each cell."""
 
     kernel: ClassVar[str] = "volara_expr.kernels.values:extremes"
@@ -200,7 +200,7 @@ class BinEdges(GlobalTable):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class BinCounts(_Partial):
+class BinCounts(_Statistic):
     """How many values lie in each bin.
 
     Attributes
@@ -244,106 +244,6 @@ class Histogram(GlobalTable):
         write(out, {"count": total})
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class KeyCounts(_Partial):
-    """How many values share the leading bits of their sort key: one pass of a radix search for ranks.
-
-    Attributes
-    ----------
-    before : tuple of Quantiles
-        The pass before, whose keys are looked into; none for the first.
-    """
-
-    kernel: ClassVar[str] = "volara_expr.kernels.values:key_counts"
-
-    before: tuple[Quantiles, ...]
-    level: int
-
-    @property
-    def label(self) -> str:
-        return f"ranks ({self.level + 1})"
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return ("key", "count")
-
-    def rows(self, kernel: Callable[..., Any], cell: Box, reads: Sequence[Sequence[Patch]], tables: Sequence[Any]) -> Columns:
-        prefixes = np.unique(tables[0].read(["key"])["key"]) if tables else None
-        return dict(zip(self.columns, kernel(self.voxels(reads), self.level, prefixes), strict=True))
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Quantiles(GlobalTable):
-    """Sort keys of the two values on both sides of each quantile, and after the last pass the quantiles themselves.
-
-    Attributes
-    ----------
-    counts : KeyCounts
-    q : tuple of float
-    """
-
-    kernel: ClassVar[str] = "volara_expr.kernels.values:from_key"
-
-    counts: KeyCounts
-    before: tuple[Quantiles, ...]
-    q: tuple[float, ...]
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return ("quantile",) if self.last else ("key", "rank", "weight")
-
-    @property
-    def last(self) -> bool:
-        """Whether all bits of the keys are known."""
-        return 2 * (self.counts.level + 1) >= self.counts.array.spec.dtype.itemsize
-
-    def run(self, kernel: Callable[..., Any], tables: Sequence[Any], out: str, memory_bytes: int) -> None:
-        dtype, level = self.counts.array.spec.dtype, self.counts.level
-        found = tables[0].read()
-        key, inverse = np.unique(found["key"].astype(np.uint64), return_inverse=True)
-        count = np.zeros(key.size, np.int64)
-        np.add.at(count, inverse, found["count"].astype(np.int64))
-        if self.before:
-            prefix, rank, weight = tables[1].read().values()
-        else:
-            prefix, rank, weight = self._ranks(int(count.sum()), holds_nan(key, dtype))
-        above = np.cumsum(count)
-        # The rank counts from the first value of its prefix.
-        start = np.searchsorted(key >> np.uint64(16), prefix, "left") if level else np.zeros(rank.size, np.int64)
-        base = np.append(0, above)[start]
-        at = np.searchsorted(above, base + rank, "right")
-        rank = base + rank - np.append(0, above)[at]
-        if not self.last:
-            write(out, {"key": key[at], "rank": rank, "weight": weight})
-            return
-        values = kernel(key[at], dtype)
-        values = values.astype(np.float64) if dtype.kind in "biu" else values
-        pairs = values.reshape(-1, 2)
-        with np.errstate(all="ignore"):
-            # NumPy interpolates between two values as it does in a longer list.
-            result = [np.quantile(pair, t) for pair, t in zip(pairs, weight[::2].astype(values.dtype), strict=True)]
-        write(out, {"quantile": np.array(result, np.float64)})
-
-    def _ranks(self, n: int, nan: bool) -> tuple[Any, Any, Any]:
-        """Return prefix, rank and weight of the values below and above each quantile, of `n` values."""
-        if not n:
-            raise ValueError(f"quantiles of {self.counts.array.label}: its mask leaves none of its voxels; give another mask")
-        place = np.array(self.q) * (n - 1)
-        lower = np.floor(place).astype(np.int64)
-        both = np.stack([lower, np.minimum(lower + 1, n - 1)], 1).reshape(-1)
-        if nan:  # which sorts last
-            both[:] = n - 1
-        return np.zeros(both.size, np.uint64), both, np.repeat(place - lower, 2)
-
-
-def holds_nan(keys: npt.NDArray[np.uint64], dtype: np.dtype[Any]) -> bool:
-    """Whether the last of the leading 16 bits of sorted keys are those of NaN."""
-    if dtype.kind != "f":
-        return False
-    nan = np.array([np.nan], dtype).view(f"u{dtype.itemsize}")[0]
-    return int(keys[-1]) == (int(nan) >> (8 * dtype.itemsize - 16) | 1 << 15)
-
-
 def write(path: str, columns: dict[str, Any]) -> None:
     """Write a short table; single values become columns of one row."""
     from volara_expr.store.tables import write_table
@@ -357,7 +257,8 @@ def sum_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return kind
 
 
-def _checked(array: ArrayNode, what: str) -> tuple[ArrayNode, tuple[ArrayNode, ...]]:
+def checked(array: ArrayNode, what: str) -> tuple[ArrayNode, tuple[ArrayNode, ...]]:
+    """Return an array of real numbers that has voxels, and the mask that it carries, if any."""
     spec = array.spec
     if spec.dtype.kind not in "biuf":
         raise TypeError(f"{what} takes real numbers, the array holds {spec.dtype}; take numpy.absolute first")
@@ -369,7 +270,7 @@ def _checked(array: ArrayNode, what: str) -> tuple[ArrayNode, tuple[ArrayNode, .
 
 def total(array: ArrayNode, which: str) -> Value:
     """Return the node of the sum or the mean of all voxels; see `Array.sum`."""
-    parts = ExactSums(*_checked(array, which))
+    parts = ExactSums(*checked(array, which))
     dtype = array.spec.dtype
     kind = sum_type(dtype) if which == "sum" else np.dtype(np.float64) if dtype.kind in "biu" else dtype
     return Value(Total(parts), which, kind)
@@ -377,14 +278,14 @@ def total(array: ArrayNode, which: str) -> Value:
 
 def extreme(array: ArrayNode, which: str) -> Value:
     """Return the node of the smallest or largest of all voxels; see `Array.min`."""
-    return Value(Range(Extremes(*_checked(array, which))), which, array.spec.dtype)
+    return Value(Range(Extremes(*checked(array, which))), which, array.spec.dtype)
 
 
 def histogram(array: ArrayNode, bins: int, range: Sequence[float] | None) -> tuple[Value, Value | npt.NDArray[np.float64]]:
     """Return the counts of bins of equal width and their edges; see `Array.histogram`."""
     if bins < 1:
         raise ValueError(f"bins={bins}; a histogram has at least 1 bin")
-    source = _checked(array, "histogram")
+    source = checked(array, "histogram")
     edges: Value | npt.NDArray[np.float64]
     if range is not None:
         if len(range) != 2 or not all(map(isfinite, range)) or range[0] > range[1]:
@@ -395,16 +296,3 @@ def histogram(array: ArrayNode, bins: int, range: Sequence[float] | None) -> tup
         between = BinEdges(Range(Extremes(*source)), bins)
         edges = Value(between, "edge", np.dtype(np.float64), bins + 1, "bin")
     return Value(Histogram(BinCounts(*source, bins, between)), "count", np.dtype(np.int64), bins, "bin"), edges
-
-
-def quantile(array: ArrayNode, q: float | Sequence[float]) -> Value:
-    """Return the node of quantiles of all voxels; see `Array.quantile`."""
-    asked = tuple(map(float, q)) if isinstance(q, Sequence) else (float(q),)
-    if not asked or not all(0 <= p <= 1 for p in asked):
-        raise ValueError(f"q={q}; quantiles lie in 0 to 1, for percentiles divide by 100")
-    source = _checked(array, "quantile")
-    found: tuple[Quantiles, ...] = ()
-    for level in range((max(2, array.spec.dtype.itemsize)) // 2):
-        found = (Quantiles(KeyCounts(*source, found, level), found, asked),)
-    dtype = array.spec.dtype if array.spec.dtype.kind == "f" else np.dtype(np.float64)
-    return Value(found[0], "quantile", dtype, len(asked) if isinstance(q, Sequence) else None, "quantile")

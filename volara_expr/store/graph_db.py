@@ -37,6 +37,8 @@ def merge_tables(
     memory_limit_bytes: int,
     tmp_dir: StrPath,
     threads: int | None = None,
+    least: Sequence[str] = (),
+    most: Sequence[str] = (),
 ) -> None:
     """Add up integer columns of many tables, by key; write one Parquet file sorted by the keys.
 
@@ -47,7 +49,7 @@ def merge_tables(
     parts : iterable of (path, row groups)
         Parquet files and those of their row groups that count.
     out_path : str or PathLike
-        Columns: the keys (dtype as in the first part; uint64 where there is no part), then the sums as int64.
+        Columns: the keys (dtype as in the first part; uint64 where there is no part), then the sums as int64, then extremes.
     keys, sums : sequence of str
         Columns. Others are left out.
     memory_limit_bytes : int
@@ -56,6 +58,8 @@ def merge_tables(
         For that.
     threads : int, optional
         Default: as many as there are cores.
+    least, most : sequence of str
+        Columns of which the smallest or the largest entry is kept.
 
     Raises
     ------
@@ -67,8 +71,8 @@ def merge_tables(
         If a sum does not fit in 64 bits.
     """
     parts = list(parts)
-    wanted = [*keys, *sums]
-    types = dict.fromkeys(keys, pa.uint64()) | dict.fromkeys(sums, pa.int64())
+    wanted = [*keys, *sums, *least, *most]
+    types = dict.fromkeys(keys, pa.uint64()) | dict.fromkeys(wanted[len(keys) :], pa.int64())
     if parts:
         with open_table(parts[0][0]) as file:
             _require(parts[0][0], file.schema_arrow.names, wanted)
@@ -88,6 +92,7 @@ def merge_tables(
 
     key_list = ", ".join(map(_name, keys))
     sum_list = "".join(f", CAST(SUM({_name(s)}) AS BIGINT) AS {_name(s)}" for s in sums)
+    sum_list += "".join(f", {f}({_name(c)}) AS {_name(c)}" for f, columns in (("MIN", least), ("MAX", most)) for c in columns)
     settings: dict[str, Any] = {"memory_limit": _mebibytes(memory_limit_bytes), "temp_directory": os.fspath(tmp_dir)}
     settings |= {"threads": threads} if threads is not None else {}
     with replacing(os.fspath(out_path)) as temporary, duckdb.connect(config=settings) as connection:

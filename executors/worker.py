@@ -225,7 +225,9 @@ def serve(connection: Any, output: Any, driver_pid: int, single_threaded: bool, 
     _die_with(driver_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides when workers stop
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    signal.signal(signal.SIGTERM, lambda *_: None)  # so does a batch system's; a handler, for a block's own children to have none
+    signal.signal(
+        signal.SIGTERM, lambda *_: None
+    )  # so does a batch system's; a handler, for a block's own children to have none
     for fd in (1, 2):
         os.dup2(output.fileno(), fd)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]

@@ -61,7 +61,8 @@ def whole(volume: tuple[np.ndarray, np.ndarray]) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize(
-    ("cells", "block"), [((64, 64, 64), (64, 64, 64)), ((16, 16, 16), (32, 16, 48)), ((11, 13, 17), (22, 13, 34)), ((7, 41, 9), (7, 41, 27))]
+    ("cells", "block"),
+    [((64, 64, 64), (64, 64, 64)), ((16, 16, 16), (32, 16, 48)), ((11, 13, 17), (22, 13, 34)), ((7, 41, 9), (7, 41, 27))],
 )
 def test_given_labels(volume: Any, whole: Any, tmp_path: Path, cells: tuple[int, ...], block: tuple[int, ...]) -> None:
     affs = ve.from_numpy(volume[0], voxel_size=(40, 4, 4), units="nm", neighborhood=OFFSETS)
@@ -101,7 +102,9 @@ def test_watershed_fragments(volume: Any, tmp_path: Path) -> None:
         assert edges == results[0][1]
         np.testing.assert_array_equal(array, results[0][2])
     # and equal to one computation over the whole volume, on the fragments found
-    u, v, sums = edge_sums(results[0][2], (0, 0, 0), volume[0], (0, 0, 0), OFFSETS, [0, 0, 0, 1, 1, 1], 2, (0, 0, 0), results[0][2].shape)
+    u, v, sums = edge_sums(
+        results[0][2], (0, 0, 0), volume[0], (0, 0, 0), OFFSETS, [0, 0, 0, 1, 1, 1], 2, (0, 0, 0), results[0][2].shape
+    )
     assert results[0][1]["u"] == u.tolist()
     assert results[0][1]["v"] == v.tolist()
     assert results[0][1]["long_sum"] == sums[:, 2].tolist()

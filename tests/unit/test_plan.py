@@ -72,7 +72,10 @@ def test_bytes_read_are_those_of_the_blocks(affs: ve.Array) -> None:
 def test_labels_are_cut_where_write_blocks_do_not_fit(affs: ve.Array) -> None:
     frags = affs.watershed(bias=-0.5, block_size=(64, 64, 64), context=2)
     plan = frags[3:].plan()
-    assert [type(s.targets[0].node).__name__ for s in plan.stages] == ["Watershed", plan.stages[1].targets[0].node.__class__.__name__]
+    assert [type(s.targets[0].node).__name__ for s in plan.stages] == [
+        "Watershed",
+        plan.stages[1].targets[0].node.__class__.__name__,
+    ]
     assert "cut through its blocks" in plan.stages[0].targets[0].reason
 
 

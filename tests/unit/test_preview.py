@@ -15,7 +15,9 @@ OFFSETS = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 3, 0), (0, 0, 3)]
 @pytest.fixture
 def affs() -> ve.Array:
     rng = np.random.default_rng(1)
-    return ve.from_numpy(rng.integers(0, 256, (5, 20, 40, 40), dtype=np.uint8), voxel_size=4, units="nm", neighborhood=OFFSETS).normalize(0, 255)
+    return ve.from_numpy(
+        rng.integers(0, 256, (5, 20, 40, 40), dtype=np.uint8), voxel_size=4, units="nm", neighborhood=OFFSETS
+    ).normalize(0, 255)
 
 
 def segmentation(affs: ve.Array) -> tuple[ve.Array, ve.Array]:

@@ -122,7 +122,9 @@ class Reduction(ArrayNode):
                 best = code.call("where", x.dtype, better, x, best)
                 at = code.call("where", dtype, better, code.constant(k, dtype), at)
             return [at]
-        step = {"sum": "add", "mean": "add", "max": "maximum", "min": "minimum", "any": "logical_or", "all": "logical_and"}[name]
+        step = {"sum": "add", "mean": "add", "max": "maximum", "min": "minimum", "any": "logical_or", "all": "logical_and"}[
+            name
+        ]
         kind = boolean if name in ("any", "all") else dtype
         total = code.cast(planes[0], kind)
         for x in planes[1:]:

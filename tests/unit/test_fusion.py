@@ -13,7 +13,7 @@ import volara_expr as ve
 from volara_expr.expr import topological
 from volara_expr.geometry import Box
 from volara_expr.kernels import loops
-from volara_expr.kernels.fused import Coded, plain
+from volara_expr.kernels.fused import Coded, plain, step_at
 from volara_expr.kernels.loops import TILE, LoopKernel, slabs
 from volara_expr.kernels.scalars import Scalars
 from volara_expr.ops.mask import masked
@@ -237,3 +237,14 @@ def test_the_cache_folder_may_be_chosen_and_need_not_be_writable(tmp_path, monke
     assert tmp_path not in found.parents
     found.rmdir()
     loops.cache_folder.cache_clear()
+
+
+def test_tables_of_a_threshold_are_comparisons():
+    codes = np.arange(256, dtype="u1").repeat(300)
+    for dtype in ("?", "u1"):
+        for step in (1, 100, 255):
+            table = (np.arange(256) >= step).astype(dtype)
+            assert step_at(table) == step
+            assert_same(plain(Coded(codes, table)), table[codes])
+    other = [np.zeros(256, "u1"), np.arange(256) < 9, np.arange(256, dtype="u1"), (np.arange(256) % 2).astype("u1")]
+    assert [step_at(t) for t in other] == [None] * 4

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from operator import ge
 
 __all__ = ["Box", "Halo"]
 
@@ -63,7 +64,7 @@ class Box:
     @property
     def shape(self) -> tuple[int, ...]:
         """Voxels along each axis; never negative."""
-        return tuple(max(0, b - a) for a, b in zip(self.lo, self.hi, strict=True))
+        return tuple([b - a if b > a else 0 for a, b in zip(self.lo, self.hi, strict=True)])
 
     @property
     def size(self) -> int:
@@ -73,7 +74,7 @@ class Box:
     @property
     def empty(self) -> bool:
         """Whether the box holds no voxel."""
-        return any(b <= a for a, b in zip(self.lo, self.hi, strict=True))
+        return any(map(ge, self.lo, self.hi))
 
     def grow(self, lo: Sequence[int], hi: Sequence[int]) -> Box:
         """Move the lower faces out by `lo` and the upper faces by `hi`; negative numbers shrink."""
@@ -84,13 +85,15 @@ class Box:
     def shift(self, by: Sequence[int]) -> Box:
         """Move the box."""
         return Box(
-            tuple(a + n for a, n in zip(self.lo, by, strict=True)), tuple(b + n for b, n in zip(self.hi, by, strict=True))
+            tuple([a + n for a, n in zip(self.lo, by, strict=True)]), tuple([b + n for b, n in zip(self.hi, by, strict=True)])
         )
 
     def clip(self, other: Box) -> Box:
         """Return the intersection; empty where the boxes do not meet."""
-        lo = tuple(max(a, b) for a, b in zip(self.lo, other.lo, strict=True))
-        return Box(lo, tuple(max(a, min(b, c)) for a, b, c in zip(lo, self.hi, other.hi, strict=True)))
+        if len(self.lo) != len(other.lo):
+            raise ValueError(f"boxes of {len(self.lo)} and {len(other.lo)} axes have no intersection")
+        lo = tuple(map(max, self.lo, other.lo))
+        return Box(lo, tuple(map(max, lo, map(min, self.hi, other.hi))))
 
     def hull(self, other: Box) -> Box:
         """Return the smallest box that holds both; an empty box adds nothing."""
@@ -116,7 +119,7 @@ class Box:
 
     def slices(self, origin: Sequence[int]) -> tuple[slice, ...]:
         """Return the index of this box in an array whose first voxel is at `origin`."""
-        return tuple(slice(a - o, b - o) for a, b, o in zip(self.lo, self.hi, origin, strict=True))
+        return tuple([slice(a - o, b - o) for a, b, o in zip(self.lo, self.hi, origin, strict=True)])
 
     def __str__(self) -> str:
         return "[" + ", ".join(f"{a}:{b}" for a, b in zip(self.lo, self.hi, strict=True)) + "]"

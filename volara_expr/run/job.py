@@ -79,13 +79,15 @@ class Record:
 
 @dataclass
 class _Work:
-    block: int
+    number: int
+    block: Box
     reads: list[tuple[Demand, dict[ArrayNode, Box], dict[int, Any]]]
 
 
 @dataclass
 class _Result:
-    block: int
+    number: int
+    block: Box
     arrays: list[tuple[int, Box, npt.NDArray[Any]]]
     rows: dict[int, list[tuple[int, Mapping[str, npt.NDArray[Any]]]]]
     read_s: float
@@ -226,11 +228,27 @@ class BlockJob(_Base):
         self._targets, self._program = self._build()
         self._compiler = threading.Thread(target=self._program.compile, daemon=True)  # while the first block is read
         self._compiler.start()
-        self._arrays = Arrays(self.cache_bytes, threads=max(1, self.resources.cpus))
+        self._arrays = Arrays(self.cache_bytes if self._shares_chunks() else 0, threads=max(1, self.resources.cpus))
         self._tables: dict[int, Any] = {}
         self._worker = f"{socket.gethostname()}-{os.getpid()}"
         self._logs: dict[str, LedgerWriter] = {}
         self._lock = threading.Lock()
+
+    def _shares_chunks(self) -> bool:
+        """Whether blocks cut through chunks of what they read; if not, a cache of decoded chunks only costs."""
+        block = self.grid.box_at(tuple(n // 2 for n in self.grid.shape))
+        for demand in demands(self._targets, block):
+            for node, box in self._program.demand(demand.boxes).items():
+                place = self.places.get(node.digest)
+                if place is not None:
+                    chunks, origin = place.grid.block, place.lo
+                elif isinstance(node, StoredArray):
+                    chunks, origin = node.chunks, node.spec.box.lo
+                else:
+                    continue
+                if id(node) in self._program.leaves and box.snap(chunks, origin).clip(node.spec.box) != box:
+                    return True
+        return False
 
     def close(self) -> None:
         """Close ledgers and stores."""
@@ -253,11 +271,12 @@ class BlockJob(_Base):
     def read(self, i: int) -> _Work:
         """Start all reads of a block."""
         reads = []
-        for demand in demands(self._targets, self.grid.box(i)):
+        block = self.grid.box(i)
+        for demand in demands(self._targets, block):
             boxes = self._program.demand(demand.boxes)
             pending = {id(n): self._start(n, boxes[n]) for n in self._program.leaves.values() if n in boxes}
             reads.append((demand, boxes, pending))
-        return _Work(i, reads)
+        return _Work(i, block, reads)
 
     def _start(self, node: ArrayNode, box: Box) -> Any:
         place = self.places.get(node.digest)
@@ -282,7 +301,7 @@ class BlockJob(_Base):
         rows: dict[int, list[tuple[int, Any]]] = {}
         slabs: dict[tuple[int, int], list[Any]] = {}
         joint: dict[int, dict[ArrayNode, Patch]] = {}
-        block = self.grid.box(work.block)
+        block = work.block
         for demand, boxes, pending in work.reads:
             t0 = time.perf_counter()
             data = {k: p.result() if hasattr(p, "result") else p for k, p in pending.items()}
@@ -325,19 +344,19 @@ class BlockJob(_Base):
                 tables = [self._table(t) for t in node.tables]
                 with explained(node.label, node.origin):
                     made.append((number, node.rows(resolve(node.kernel), cell, parts, tables)))
-        return _Result(work.block, arrays, rows, waited, time.perf_counter() - started - waited)
+        return _Result(work.number, block, arrays, rows, waited, time.perf_counter() - started - waited)
 
     def write(self, result: _Result) -> Record:
         """Write arrays and rows, wait until they are stored, then record them."""
         t0 = time.perf_counter()
-        block = self.grid.box(result.block)
+        block = result.block
         writes = []
         for k, box, data in result.arrays:
             digest = self.stored[k]
             if digest in self.results:
                 memory = self.results[digest]
                 memory.data[box.slices(memory.box.lo)] = data
-                memory.blocks.add(result.block)
+                memory.blocks.add(result.number)
             else:
                 place = self.places[digest]
                 writes.append(self._arrays.write(place.url, box.shift(tuple(-v for v in place.lo)), data))

@@ -72,6 +72,12 @@ def record_struct(ndim: int) -> struct.Struct:
 
 
 @cache
+def record_dtype(ndim: int) -> np.dtype[Any]:
+    """Return the layout of `record_struct` for NumPy."""
+    return np.dtype([("lo", "<i8", (ndim,)), ("hi", "<i8", (ndim,)), ("part", "<u4"), ("group", "<u4"), ("sum", "<u4")])
+
+
+@cache
 def boot_id() -> str:
     """Return an identity of this machine since its last start."""
     try:
@@ -170,47 +176,42 @@ class Ledger:
         LedgerError
             For a file that is damaged anywhere but in a record that was cut short at its end.
         """
+        for worker, records in self._logs():
+            for r in records:
+                part = "" if r["part"] == PART_NONE else part_name(worker, int(r["part"]))
+                yield Entry(Box(tuple(r["lo"].tolist()), tuple(r["hi"].tolist())), part, int(r["group"]))
+
+    def _logs(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        """Yield the writer and the trusted records of every log, in order of their names."""
         about = self.describe()
         if about is None:
             return
         for path in sorted((self.folder / "done").glob("*.log")):
-            yield from self._read(path, str(about["incarnation"]))
+            yield path.stem, self._read(path, str(about["incarnation"]))
 
-    def _read(self, path: Path, incarnation: str) -> Iterator[Entry]:
+    def _read(self, path: Path, incarnation: str) -> npt.NDArray[Any]:
         raw = path.read_bytes()
+        dtype = record_dtype(self.ndim)
+        none = np.empty(0, dtype)
         if not any(raw[: HEADER.size]) or len(raw) < HEADER.size:  # the worker, or the machine, stopped while the file was made
-            return
+            return none
         magic, ndim, size, made, boot = HEADER.unpack_from(raw)
-        record = record_struct(self.ndim)
-        if magic != MAGIC or ndim != self.ndim or size != record.size:
+        if magic != MAGIC or ndim != self.ndim or size != dtype.itemsize:
             raise LedgerError(self._damaged(path, "its header is not that of a ledger"))
         if made.hex() != incarnation:
-            return  # written for an output that has been replaced since
-        body = raw[HEADER.size :]
-        whole = len(body) // record.size
-        trusted: list[Entry] = []
-        fresh: list[Entry] = []
-        damage = ""
-        for k in range(whole):
-            values = record.unpack_from(body, k * record.size)
-            if zlib.crc32(body[k * record.size : (k + 1) * record.size - 4]) != values[-1]:
-                damage = damage or f"record {k} of {whole} fails its checksum"
-                continue
-            lo, hi, part, group = values[:ndim], values[ndim : 2 * ndim], values[-3], values[-2]
-            if part == SYNC_MARK:
-                if damage:
-                    raise LedgerError(self._damaged(path, damage))
-                trusted += fresh
-                fresh = []
-            else:
-                name = "" if part == PART_NONE else part_name(path.stem, part)
-                fresh.append(Entry(Box(tuple(lo), tuple(hi)), name, group))
-        same_boot = boot == boot_field()
-        if damage and same_boot:
-            raise LedgerError(self._damaged(path, damage))
-        yield from trusted
-        if same_boot:
-            yield from fresh
+            return none  # written for an output that has been replaced since
+        body = memoryview(raw)[HEADER.size :]
+        whole = len(body) // size
+        records = np.frombuffer(body, dtype, whole)
+        sums = np.fromiter((zlib.crc32(body[k : k + size - 4]) for k in range(0, whole * size, size)), np.uint32, whole)
+        good = sums == records["sum"]
+        marks = good & (records["part"] == SYNC_MARK)
+        synced = int(np.flatnonzero(marks)[-1]) + 1 if marks.any() else 0
+        kept = whole if boot == boot_field() else synced
+        if not good[:kept].all():
+            raise LedgerError(self._damaged(path, f"record {int(good.argmin())} of {whole} fails its checksum"))
+        trusted: npt.NDArray[Any] = records[:kept][~marks[:kept]]
+        return trusted
 
     def _damaged(self, path: Path, what: str) -> str:
         return (
@@ -221,14 +222,24 @@ class Ledger:
     def done(self) -> npt.NDArray[np.bool_] | None:
         """Return which units are finished, over the unit grid; None where nothing is."""
         done: npt.NDArray[np.bool_] | None = None
-        parts: dict[str, bool] = {}
-        for e in self.entries():
-            if e.part and not parts.setdefault(e.part, (self.folder / e.part).exists()):
-                continue  # its rows are gone
+        for worker, records in self._logs():
+            there = records[self._has_rows(worker, records)]
+            if not len(there):
+                continue
             if done is None:
                 done = np.zeros(self.grid.shape, bool)
-            done[e.units.slices((0,) * self.ndim)] = True
+            extents = there["hi"] - there["lo"]
+            for extent in np.unique(extents, axis=0):  # of whole blocks and of those at the rim
+                lo = there["lo"][(extents == extent).all(axis=1)]
+                for offset in np.ndindex(*extent):
+                    done[tuple((lo + np.array(offset)).T)] = True
         return done
+
+    def _has_rows(self, worker: str, records: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Return for each record whether the part that it names is there, as it is for one that names none."""
+        numbers, which = np.unique(records["part"], return_inverse=True)
+        there = [n == PART_NONE or (self.folder / part_name(worker, int(n))).exists() for n in numbers]
+        return np.array(there, bool)[which]
 
     def complete(self) -> bool:
         """Whether every unit is finished."""
@@ -237,18 +248,24 @@ class Ledger:
 
     def groups(self) -> list[tuple[str, list[int]]]:
         """Return the row groups that count, as (file, groups), each cell once, in the order of the cells' index."""
-        rows: dict[tuple[int, ...], tuple[str, int]] = {}
-        for e in self.entries():
-            if e.part and (self.folder / e.part).exists():
-                rows.setdefault(e.units.lo, (e.part, e.group))
+        named = [(w, r) for w, all_ in self._logs() if len(r := all_[(all_["part"] != PART_NONE) & self._has_rows(w, all_)])]
+        if not named:
+            return []
+        records = np.concatenate([r for _, r in named])
+        writer = np.repeat(np.arange(len(named)), [len(r) for _, r in named])
+        order = np.lexsort(records["lo"].T[::-1])  # stable: of several records of a cell, the first stays first
+        lo = records["lo"][order]
+        order = order[np.append(True, (lo[1:] != lo[:-1]).any(axis=1))]
         out: list[tuple[str, list[int]]] = []
-        for cell in sorted(rows):
-            part, group = rows[cell]
-            path = str(self.folder / part)
-            if out and out[-1][0] == path:
+        last = None
+        for w, part, group in zip(
+            writer[order].tolist(), records["part"][order].tolist(), records["group"][order].tolist(), strict=True
+        ):
+            if last == (w, part):
                 out[-1][1].append(group)
             else:
-                out.append((path, [group]))
+                last = w, part
+                out.append((str(self.folder / part_name(named[w][0], part)), [group]))
         return out
 
     def writer(self, worker: str, data: str = "") -> LedgerWriter:

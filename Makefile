@@ -35,6 +35,7 @@ snapshots: .venv/test
 	$(BIN)/python tests/snapshot/test_op_versions.py
 	$(BIN)/python tests/snapshot/test_text.py
 	$(BIN)/python tests/snapshot/test_html.py
+	$(BIN)/python docs/build_operations.py
 
 clean:
 	rm -rf .venv demo_out

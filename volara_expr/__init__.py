@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from volara_expr.array.functions import align, concat, concatenate, stack, where
     from volara_expr.array.graph import Graph, NotComputed, open_graph
     from volara_expr.array.lut import Lut
+    from volara_expr.array.pipeline import Pipeline, from_json, load_pipeline
     from volara_expr.array.sources import from_numpy
     from volara_expr.array.sources import open_array as open
+    from volara_expr.array.tables import Table
     from volara_expr.array.viewing import show
     from volara_expr.array.writing import Run, submit, write
     from volara_expr.geometry import Roi
@@ -34,16 +36,20 @@ __all__ = [
     "Graph",
     "Lut",
     "NotComputed",
+    "Pipeline",
     "Plan",
     "Roi",
     "Run",
+    "Table",
     "align",
     "concat",
     "concatenate",
     "config",
     "executors",
     "from_dask",
+    "from_json",
     "from_numpy",
+    "load_pipeline",
     "open",
     "open_graph",
     "show",
@@ -60,14 +66,18 @@ _HOMES = {
     "Graph": "volara_expr.array.graph",
     "Lut": "volara_expr.array.lut",
     "NotComputed": "volara_expr.array.graph",
+    "Pipeline": "volara_expr.array.pipeline",
     "Plan": "volara_expr.plan.plan",
     "Roi": "volara_expr.geometry",
     "Run": "volara_expr.array.writing",
+    "Table": "volara_expr.array.tables",
     "align": "volara_expr.array.functions",
     "concat": "volara_expr.array.functions",
     "concatenate": "volara_expr.array.functions",
     "from_dask": "volara_expr.array.dask",
+    "from_json": "volara_expr.array.pipeline",
     "from_numpy": "volara_expr.array.sources",
+    "load_pipeline": "volara_expr.array.pipeline",
     "open": "volara_expr.array.sources:open_array",
     "open_graph": "volara_expr.array.graph",
     "show": "volara_expr.array.viewing",

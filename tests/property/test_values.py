@@ -196,3 +196,47 @@ def test_windows_that_are_not_stored(tmp_path):
     _, a = image_with_windows(tmp_path, [(1, 2), (0, 0)])
     with pytest.raises(ValueError, match=r"0 intensity windows .* for 2 channels"):
         a.normalize("omero")
+
+
+@given(st.sampled_from(DTYPES), st.sampled_from([d for d in DTYPES if np.dtype(d).kind in "iu"]), st.integers(0, 99))
+@settings(max_examples=80, deadline=None)
+def test_saturating_casts_keep_to_the_range(old, new, seed):
+    x = sample(old, (9, 11), seed)
+    info = np.iinfo(new)
+    if x.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            x = (x * 10.0 ** np.random.default_rng(seed).integers(0, 18, x.shape)).astype(old)
+        x.flat[:3] = np.nan, np.inf, -np.inf
+    expected = [0 if v != v else max(info.min, min(info.max, int(v) if abs(v) < np.inf else v)) for v in x.reshape(-1).tolist()]
+    expected = [info.max if v == np.inf else info.min if v == -np.inf else v for v in expected]
+    assert_blockwise_equal(ve.from_numpy(x).astype(new, saturate=True), np.array(expected, new).reshape(x.shape))
+
+
+@given(
+    st.sampled_from([d for d in DTYPES if np.dtype(d).itemsize < 8 or np.dtype(d).kind == "f"]),
+    st.integers(0, 99),
+    st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_argmax_of_groups_never_wraps(dtype, seed, keepdims):
+    x = sample(dtype, (4, 9, 8), seed)
+    wide = x.astype("f8") if x.dtype.kind == "f" else x.astype("i8")
+    groups = [[0, 2], [1], [-1, 0, 1]]
+    sums = np.stack([sum(wide[i] for i in g[1:]) + wide[g[0]] if len(g) < 3 else wide[-1] + wide[0] + wide[1] for g in groups])
+    a = ve.from_numpy(x, axes=("c", "y", "x")).argmax("c", keepdims, combine=groups)
+    assert_blockwise_equal(a, sums.argmax(0, keepdims=keepdims))
+
+
+def test_groups_that_cannot_be_summed():
+    a = ve.from_numpy(np.zeros((3, 4), np.uint64), axes=("c", "x"))
+    assert_blockwise_equal(a.argmax(0, combine=[[2], [0]]), np.zeros(4, np.int64))
+    with pytest.raises(TypeError, match="can wrap"):
+        a.argmax(0, combine=[[0, 2]])
+    with pytest.raises(IndexError, match="beyond the 3 of axis 'c'"):
+        a.argmax(0, combine=[[3]])
+    with pytest.raises(ValueError, match="empty group"):
+        a.argmax(0, combine=[[1], []])
+    with pytest.raises(TypeError, match="name it"):
+        a.argmax(combine=[[1]])
+    with pytest.raises(TypeError, match="no range to keep to"):
+        ve.from_numpy(np.zeros(3, complex)).astype("u1", saturate=True)

@@ -115,6 +115,52 @@ def extreme(draw: Draw, a: Array, x: Data) -> tuple[Array, Data]:
     return (a.minimum_filter if low else a.maximum_filter)(size, "nearest"), expected
 
 
+def derivative(draw: Draw, a: Array, x: Data) -> tuple[Array, Data]:
+    mode, axis = draw(modes), draw(st.sampled_from(a.node.spec.space.spatial))
+    weights = draw(st.sampled_from([(-1, 0, 1), (1, -2, 1), (1, 2, 3, 4), (1, 1)]))
+    expected = ndimage.correlate1d(_usable(x), weights, axis, output=_smooth(x), mode=mode)
+    return a.correlate1d(weights, axis, mode), expected
+
+
+def morphology(draw: Draw, a: Array, x: Data) -> tuple[Array, Data]:
+    """Take a window that is no box, entry by entry."""
+    sides = _each(draw, a, st.integers(1, 3))
+    inside = np.ones(sides, bool)
+    inside[(0,) * (inside.ndim - 1)][: draw(st.integers(0, inside.shape[-1]))] = False
+    if not inside.any():
+        return a, x
+    at = [_per_axis(a, list(o), 0) for o in np.argwhere(inside) - [n // 2 for n in sides]]
+    erode = draw(st.booleans())
+    padded = np.pad(x, 2, "symmetric")
+    views = [
+        padded[tuple(slice(2 + (k if erode else -k), 2 + (k if erode else -k) + n) for k, n in zip(o, x.shape, strict=True))]
+        for o in at
+    ]
+    with np.errstate(all="ignore"):
+        expected = reduce(np.minimum if erode else np.maximum, views)
+    return (a.grey_erosion if erode else a.grey_dilation)(footprint=inside), expected
+
+
+def distance(draw: Draw, a: Array, x: Data) -> tuple[Array, Data]:
+    """Compare with the definition, over all shifts within reach."""
+    cap = draw(st.sampled_from([1, 2, 2.5]))
+    padded = np.pad(x != 0, [(3, 3) if i in a.node.spec.space.spatial else (0, 0) for i in range(x.ndim)], constant_values=True)
+    expected = np.full(x.shape, float(cap))
+    for shift in np.ndindex(*_per_axis(a, [7] * len(a.node.spec.space.spatial), 1)):
+        near = padded[tuple(slice(s, s + n) for s, n in zip(shift, x.shape, strict=True))]
+        far = np.sqrt(sum((shift[i] - 3) ** 2 for i in a.node.spec.space.spatial))
+        expected = np.where(near, expected, np.minimum(expected, far))
+    return a.distance_transform(cap), expected
+
+
+def finer(draw: Draw, a: Array, x: Data) -> tuple[Array, Data]:
+    factors = _each(draw, a, st.integers(1, 2))
+    expected = x
+    for axis, f in enumerate(_per_axis(a, factors, 1)):
+        expected = expected.repeat(f, axis)
+    return (a.upsample(factors), expected) if expected.size <= MAX_VOXELS else (a, x)
+
+
 def _cross(block: Data) -> Data:
     """Sum of a voxel and its neighbours along the last axis, whatever lies beyond being nothing."""
     total = block.copy()
@@ -263,10 +309,10 @@ def bins(draw: Draw, a: Array, x: Data) -> tuple[Array, Data]:
     return (a.downsample(factors, method), expected) if expected.size else (a, x)
 
 
-FILTERS: tuple[Step, ...] = (gaussian, median, uniform, extreme, own_function)
+FILTERS: tuple[Step, ...] = (gaussian, median, uniform, extreme, own_function, derivative, morphology)
 OTHERS: tuple[Step, ...] = (
     *(arithmetic, transcendental, intensity, cast, arithmetic, intensity),
-    *(crop, crop, stride, turn, flip, take, pad, join, reduction, reduction, bins),
+    *(crop, crop, stride, turn, flip, take, pad, join, reduction, reduction, bins, finer, distance),
 )
 
 

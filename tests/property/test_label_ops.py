@@ -12,6 +12,8 @@ from skimage import measure, morphology, segmentation
 
 import volara_expr as ve
 from executors import Serial
+from volara_expr.ops.components import ComponentPairs
+from volara_expr.ops.shape import with_faces
 from volara_expr.testing.check import assert_blockwise_equal, evaluate
 
 rng = np.random.default_rng(8)
@@ -166,6 +168,21 @@ def test_no_execution_grid_changes_a_table(tmp_path):
     assert "label, size" in repr(written)
     crop = seg[30:80, 10:20]
     assert crop.table().compute()["y_hi"].to_numpy().max() <= 50
+
+
+def test_faces_one_voxel_thinner_are_caught(monkeypatch):
+    x = rng.random((24, 25, 26)) < 0.12
+    a = ve.from_numpy(x).components(3, block_size=6)
+    whole = evaluate(a)
+
+    def thin(self, cell):
+        for i in range(3):
+            if cell.hi[i] < self.labels.spec.box.hi[i]:
+                yield i, with_faces(cell, i, cell.hi[i] - 1, cell.hi[i] + 1)
+
+    monkeypatch.setattr(ComponentPairs, "_slabs", thin)
+    with pytest.raises(AssertionError, match="voxels differ"):
+        assert_blockwise_equal(a, whole)
 
 
 def test_tables_skip_what_a_mask_leaves_out():

@@ -28,7 +28,7 @@ class Values(Handle):
     __slots__ = ()
 
     def histogram(self, bins: int = 10, range: tuple[float, float] | None = None) -> tuple[Array, Array]:
-        """Count the values in bins of equal width, as `numpy.histogram`.
+        """Count the values in bins of equal width, as `numpy.histogram`; floats are taken as float64.
 
         Halo: none; a table of the whole volume. Exact.
 

@@ -98,9 +98,9 @@ def extremes(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def bin_counts(values: NDArray[Any], bins: int, lo: float, hi: float) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """Return the bins of `numpy.histogram` that are not empty, and how many values lie in each."""
-    if values.dtype == np.bool_:
-        values = values.view(np.uint8)
+    """Return the bins of `numpy.histogram`, floats taken as float64, that are not empty, and how many values lie in each."""
+    if values.dtype.kind in "bf":
+        values = values.astype(np.uint8 if values.dtype.kind == "b" else np.float64, copy=False)
     count, _ = np.histogram(values, bins, (lo, hi))
     found = np.flatnonzero(count)
     return found.astype(np.uint32), count[found].astype(np.int64)

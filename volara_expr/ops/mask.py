@@ -13,6 +13,7 @@ from volara_expr.geometry import Box
 from volara_expr.kernels.scalars import Scalars, Value
 from volara_expr.ops.cells import spatial_part
 from volara_expr.ops.matching import on_voxels_of, part_of
+from volara_expr.ops.pointwise import Elementwise
 from volara_expr.ops.shape import Described, Slice, Take
 
 __all__ = ["Mask", "carried_mask", "masked"]
@@ -119,7 +120,7 @@ def _keeps_voxels(node: ArrayNode) -> bool:
         return all(not isinstance(item, int) and item[2] == 1 for item in along_space)
     if isinstance(node, Described):
         return node.spec.box == node.array.spec.box
-    return node.pointwise or isinstance(node, Take)
+    return node.pointwise or isinstance(node, (Elementwise, Take))  # also where another operand is stretched
 
 
 def _same_coordinates(a: ArraySpec, b: ArraySpec) -> bool:

@@ -71,7 +71,7 @@ def choose(labels: ArrayNode, limits: Limits, marks: Mapping[str, ArrayNode] | N
         Booleans over the same voxels.
     """
     space = labels.spec.space
-    cell = cell_shape(space, (CELL,) * len(space.spatial))
+    cell = labels.unit or cell_shape(space, (CELL,) * len(space.spatial))
     given = marks or {}
     rows = NodeTable(labels, tuple(given.values()), tuple(given), cell)
     return Relabel(labels, ChosenLabels(MergedTable((rows,), ("id",)), limits), "zero")

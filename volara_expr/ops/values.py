@@ -196,7 +196,7 @@ class BinEdges(GlobalTable):
             raise ValueError(
                 f"values run from {lo} to {hi}, so bins between them have no width; give histogram(..., range=(lo, hi))"
             )
-        write(out, {"edge": np.histogram_bin_edges(np.array([lo, hi]), self.bins).astype(np.float64)})
+        write(out, {"edge": np.histogram_bin_edges(np.array([lo, hi], np.float64), self.bins)})
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -166,7 +166,7 @@ def open_array(url: str | os.PathLike[str], level: int = 0) -> ArrayInfo:
     node, image, image_level, group_attributes = _resolve(url, level)
     handle = open_handle(node)
     shape, layout = tuple(handle.shape), handle.chunk_layout
-    chunks, unit = tuple(layout.read_chunk.shape), tuple(layout.write_chunk.shape)
+    chunks, unit = (tuple(c.shape or ()) for c in (layout.read_chunk, layout.write_chunk))  # None of an array without axes
     try:
         attributes = _n5_attributes(node.attributes) if node.driver == "n5" else node.attributes
         space = image.space(image_level, len(shape)) if image is not None else None

@@ -9,8 +9,7 @@ import numpy as np
 
 import volara_expr as ve
 from volara_expr.expr import ArrayNode, BlockTable
-from volara_expr.run.progress import StageReport
-from volara_expr.view.summary import run_html
+from volara_expr.run.progress import StageReport, as_html
 
 SNAPSHOT = Path(__file__).with_name("summaries.html")
 OFFSETS = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 8, 0), (0, 0, 8)]
@@ -30,7 +29,7 @@ def page() -> str:
     given = ve.Lut({1: 7})
     shown = [x._repr_html_() for x in (raw, seg, masked, graph, lut, given, raw.plan())]
     shown.append(
-        run_html("running", [StageReport("frags <1>", 12, 12, seconds=4.0), StageReport("seg", 90, 30, 2, 1, seconds=10.0)])
+        as_html([StageReport("frags <1>", 12, 12, seconds=4.0), StageReport("seg", 90, 30, 2, 1, seconds=10.0)], "run: running")
     )
     head = "<!doctype html><meta charset='utf-8'><style>:root{color-scheme:light dark;font-family:sans-serif}</style>"
     return (

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from volara_expr.array.base import Handle, node_of
+from volara_expr.array.base import Expression, Handle, node_of
 from volara_expr.expr.node import TableNode
 from volara_expr.ops.graph_tables import StoredTable
 from volara_expr.ops.statistics import label_statistics
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Table", "Tables"]
 
 
-class Table:
+class Table(Expression):
     """A table that is still to be computed, or lies in a file; `Array.table` makes one."""
 
     __slots__ = ("__weakref__", "node")
@@ -48,6 +48,12 @@ class Table:
 
     def __repr__(self) -> str:
         return f"Table({', '.join(self.columns)})"
+
+    def _repr_html_(self) -> str:
+        from volara_expr.array.names import variable_names
+        from volara_expr.view.summary import table_html
+
+        return table_html("table", self.node, [("columns", ", ".join(self.columns))], variable_names())
 
 
 class Tables(Handle):

@@ -353,9 +353,9 @@ class Run:
         return f"Run({self.status}{where})"
 
     def _repr_html_(self) -> str:
-        from volara_expr.view.summary import run_html
+        from volara_expr.run.progress import as_html
 
-        return run_html(self.status, self.reports)
+        return as_html(self.reports, f"run: {self.status}")
 
 
 def refuse_large(outputs: Sequence[Output], hidden: bool) -> None:

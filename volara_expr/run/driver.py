@@ -173,8 +173,8 @@ def execute(
         try:
             executor.run(jobs, watch, should_stop)
         except (KeyboardInterrupt, Cancelled) as e:
-            e.add_note("What is done is recorded; run the same line again to go on from there.")
-            raise
+            e.add_note(f"blocks done and recorded: {watch.blocks}; run the same line again to go on from there")
+            raise e.with_traceback(None) from None  # where in a block it struck is of no use to anybody
         finally:
             watch.close()
         try:

@@ -6,17 +6,20 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any, Literal
 
 from executors.protocol import Event
+from volara_expr.expr.show import html_table
 
-__all__ = ["Progress", "StageReport", "table"]
+__all__ = ["Progress", "StageReport", "as_html", "table"]
 
 logger = logging.getLogger("volara_expr")
 Mode = bool | Literal["bar", "lines"]
 LINE_SECONDS = 30.0
+PAGE_SECONDS = 0.3
 
 
 @dataclass
@@ -35,6 +38,8 @@ class StageReport:
         Summed over workers.
     peak_bytes : int
         Highest resident memory of any worker so far.
+    workers : str
+        What the executor last said of those that run and wait; "" where it says nothing.
     """
 
     name: str
@@ -48,6 +53,7 @@ class StageReport:
     compute_s: float = 0.0
     write_s: float = 0.0
     peak_bytes: int = 0
+    workers: str = ""
     started: float = field(default=0.0, repr=False)
 
     @property
@@ -69,25 +75,23 @@ class StageReport:
 
 
 class Progress:
-    """Turns events into reports, and into a bar (terminal, notebook) or plain lines (files, SLURM logs).
+    """Turns events into reports, and into bars (terminal), a table with bars (notebook) or plain lines (files, SLURM logs).
 
     Parameters
     ----------
     names : dict
         Name of each job by its key, in the order in which they run.
     mode : bool or {"bar", "lines"}
-        True chooses: a bar where there is a terminal or a notebook, else lines.
+        True chooses: bars where there is a terminal or a notebook, else lines.
     """
 
     def __init__(self, names: dict[str, str], mode: Mode) -> None:
         self.reports = {key: StageReport(name) for key, name in names.items()}
-        self.mode: Literal["bar", "lines", "none"]
-        if mode is True:
-            self.mode = "bar" if sys.stderr.isatty() or in_notebook() else "lines"
-        else:
-            self.mode = mode or "none"
-        self._bar: Any = None
-        self._last = time.monotonic()
+        self.mode: Literal["bar", "page", "lines", "none"] = "none" if mode is False else "lines"
+        if mode is True or mode == "bar":
+            self.mode = "page" if in_notebook() else "bar" if mode == "bar" or sys.stderr.isatty() else "lines"
+        kinds = {"bar": Bar, "page": Page, "lines": Lines, "none": View}
+        self._view: View = kinds[self.mode](list(self.reports.values()))
         self._lock = threading.Lock()
 
     def __call__(self, event: Event) -> None:
@@ -97,7 +101,8 @@ class Progress:
             now = time.perf_counter()
             if event.kind == "job_started":
                 report.total, report.started = event.total, now
-                self._open(report)
+                if report.total:
+                    self._view.update(report, False)
             elif event.kind == "done":
                 report.blocks += 1
                 report.peak_bytes = max(report.peak_bytes, event.peak_bytes)
@@ -107,7 +112,7 @@ class Progress:
                     report.read_s += event.record.read_s
                     report.compute_s += event.record.compute_s
                     report.write_s += event.record.write_s
-                self._advance(report)
+                self._view.update(report, False)
             elif event.kind in ("failed", "lost"):
                 if event.kind == "failed":
                     report.failed += 1
@@ -118,37 +123,112 @@ class Progress:
             elif event.kind == "job_done":
                 if report.started:
                     report.seconds = now - report.started
-                self._close(report)
+                if report.total:
+                    self._view.update(report, True)
 
-    def _open(self, report: StageReport) -> None:
-        if self.mode == "bar":
-            from tqdm.auto import tqdm
-
-            self._bar = tqdm(total=report.total, desc=report.name, unit="block", dynamic_ncols=True, leave=True)
-
-    def _advance(self, report: StageReport) -> None:
-        if self._bar is not None:
-            self._bar.update(1)
-        elif self.mode == "lines" and time.monotonic() - self._last > LINE_SECONDS:
-            self._line(report)
-
-    def _close(self, report: StageReport) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-        elif self.mode == "lines" and report.total:
-            self._line(report)
-
-    def _line(self, report: StageReport) -> None:
-        self._last = time.monotonic()
-        about = f"{report.rate:.3g}/s, {report.time}" if report.rate else "none done yet"
-        print(f"{report.name}: {report.blocks}/{report.total} blocks, {about}", file=sys.stderr, flush=True)
+    @property
+    def blocks(self) -> int:
+        """Blocks done so far, over all stages."""
+        return sum(r.blocks for r in self.reports.values())
 
     def close(self) -> None:
-        """End an open bar, also after an interruption."""
+        """Leave the last state on view, also after an interruption."""
+        self._view.close()
+
+
+class View:
+    """Shows nothing; base of those that do.
+
+    Parameters
+    ----------
+    reports : list of StageReport
+        All stages, updated from outside.
+    """
+
+    def __init__(self, reports: list[StageReport]) -> None:
+        self.reports = reports
+
+    def update(self, report: StageReport, ended: bool) -> None:
+        """Show that a stage started, advanced or ended."""
+
+    def close(self) -> None:
+        """Leave the last state on view."""
+
+
+class Bar(View):
+    """A bar for each stage, with rate and time left, for terminals."""
+
+    _bar: Any = None
+
+    def update(self, report: StageReport, ended: bool) -> None:
+        """Move the bar."""
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(total=report.total, desc=report.name, unit="block", dynamic_ncols=True)
+        self._bar.set_postfix_str(report.workers, refresh=False)
+        self._bar.update(report.blocks - self._bar.n)
+        if ended:
+            self.close()
+
+    def close(self) -> None:
+        """End the bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+class Lines(View):
+    """A line every half minute and at the end of each stage, for files and SLURM logs."""
+
+    def __init__(self, reports: list[StageReport]) -> None:
+        super().__init__(reports)
+        self._last = time.monotonic()
+
+    def update(self, report: StageReport, ended: bool) -> None:
+        """Print a line when it is time."""
+        if ended or time.monotonic() - self._last > LINE_SECONDS:
+            self._last = time.monotonic()
+            about = f"{report.rate:.3g}/s, {report.time}" if report.rate else "none done yet"
+            about += f", {report.workers}" if report.workers else ""
+            print(f"{report.name}: {report.blocks}/{report.total} blocks, {about}", file=sys.stderr, flush=True)
+
+
+class Page(View):
+    """A table of all stages in a notebook, in HTML that is saved with it and needs no widgets."""
+
+    def __init__(self, reports: list[StageReport]) -> None:
+        super().__init__(reports)
+        self._handle: Any = None
+        self._last = 0.0
+
+    def update(self, report: StageReport, ended: bool) -> None:
+        """Show the table again when it is time."""
+        if ended or time.monotonic() - self._last > PAGE_SECONDS:
+            self.close()
+
+    def close(self) -> None:
+        """Show the table as it is now."""
+        started = [r for r in self.reports if r.total]
+        if started:
+            shown = sys.modules["IPython"].display
+            page = shown.HTML(as_html(started))
+            if self._handle is None:
+                self._handle = shown.display(page, display_id=True)
+            else:
+                self._handle.update(page)
+        self._last = time.monotonic()
+
+
+def as_html(reports: Sequence[StageReport], title: str = "stage") -> str:
+    """Return reports as a table with bars."""
+    rows = []
+    for r in reports:
+        bar = f"<progress value='{r.blocks}' max='{max(r.total, 1)}'></progress> {r.blocks:,} of {r.total:,}"
+        notes = [f"{n} attempts {what}" for n, what in ((r.failed, "failed"), (r.lost, "lost")) if n]
+        notes += [escape(r.workers)] if r.workers else []
+        rows.append((escape(r.name), bar, f"{r.rate:.3g}/s" if r.rate else "", r.time, ", ".join(notes)))
+    return html_table(rows, (title, "blocks", "rate", "time", ""))
 
 
 def in_notebook() -> bool:

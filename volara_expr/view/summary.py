@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
 from volara_expr.expr import ArrayNode, Node, topological
 from volara_expr.expr.show import html_outline, html_table
@@ -15,10 +14,7 @@ from volara_expr.plan.blocks import gb
 from volara_expr.plan.plan import by, make_plan
 from volara_expr.plan.targets import Output
 
-if TYPE_CHECKING:
-    from volara_expr.run.progress import StageReport
-
-__all__ = ["array_html", "inferred_halo", "run_html", "table_html"]
+__all__ = ["array_html", "inferred_halo", "table_html"]
 
 Names = Mapping[Node, str]
 
@@ -48,16 +44,6 @@ def table_html(kind: str, node: Node, facts: Sequence[tuple[str, str]], names: N
     rows = [(kind, f"<b>{escape(names.get(node, node.label))}</b>"), *((what, escape(value)) for what, value in facts)]
     stored = isinstance(node, (StoredGraph, StoredTable)) or not node.inputs
     return html_table(rows) if stored else html_table(rows + costs(node, names)) + html_outline(node, names)
-
-
-def run_html(status: str, reports: Sequence[StageReport]) -> str:
-    """Return how far a run is, as bars."""
-    rows = []
-    for r in reports:
-        bar = f"<progress value='{r.blocks}' max='{max(r.total, 1)}'></progress> {r.blocks:,} of {r.total:,}"
-        trouble = ", ".join(f"{n} {what}" for n, what in ((r.failed, "failed"), (r.lost, "lost")) if n)
-        rows.append((escape(r.name), bar, f"{r.rate:.3g}/s" if r.rate else "", r.time, trouble))
-    return html_table(rows, (f"run: {status}", "blocks", "rate", "time", "attempts"))
 
 
 def costs(node: Node, names: Names) -> list[tuple[str, str]]:

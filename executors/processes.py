@@ -126,6 +126,7 @@ class _Worker:
     connection: Any
     output: Any
     name: str
+    device: str
     held: dict[int, bool] = field(default_factory=dict)
     """Blocks in the order in which they were given, and whether each was started."""
     ready: bool = False
@@ -174,12 +175,21 @@ class WorkerPool:
     should_stop : callable
     grace_s : callable, optional
         Seconds that workers may go on with the block at hand once the run stops; asked again while they do.
+    devices : sequence of str
+        What `Job.setup` is given; shared evenly among the workers.
     """
 
-    def __init__(self, n: int, should_stop: Callable[[], bool], grace_s: Callable[[], float] = lambda: _GRACE_S) -> None:
+    def __init__(
+        self,
+        n: int,
+        should_stop: Callable[[], bool],
+        grace_s: Callable[[], float] = lambda: _GRACE_S,
+        devices: Sequence[str] = ("cpu",),
+    ) -> None:
         self._n = n
         self._should_stop = should_stop
         self._grace_s = grace_s
+        self._devices = devices
         self._workers: list[_Worker] = []
         self._deaths: list[str] = []  # since a block was last completed
         self._early_deaths = 0  # those of them in which a job was being prepared
@@ -250,13 +260,15 @@ class WorkerPool:
         context = multiprocess.get_context("spawn")
         connection, their_connection = context.Pipe()
         output, their_output = context.Pipe(duplex=False)
-        arguments = (their_connection, their_output, os.getpid(), self._n > 1)
+        used = [worker.device for worker in self._workers]
+        device = min(self._devices, key=used.count)
+        arguments = (their_connection, their_output, os.getpid(), self._n > 1, device)
         process = context.Process(target=serve, args=arguments, daemon=True)
         with _spawning():
             process.start()
         their_connection.close()
         their_output.close()
-        worker = _Worker(process, connection, output, f"pid {process.pid}")
+        worker = _Worker(process, connection, output, f"pid {process.pid}", device)
         worker.send(str(self._path))
         self._workers.append(worker)
         return worker

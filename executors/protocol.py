@@ -160,7 +160,8 @@ class Event:
     ----------
     kind : str
         "job_started" (`total` pending blocks), "started", "done", "failed" (one attempt, `message` holds the traceback),
-        "lost" (the worker died while it held the block, `message` says how), "job_done".
+        "lost" (the worker died while it held the block, `message` says how), "workers" (`message` says how many run and wait,
+        where that changes), "job_done".
     job : str
         Key of the job.
     block : int or None
@@ -177,7 +178,7 @@ class Event:
         Peak resident memory of the worker so far, for "done"; 0 where unknown.
     """
 
-    kind: Literal["job_started", "started", "done", "failed", "lost", "job_done"]
+    kind: Literal["job_started", "started", "done", "failed", "lost", "workers", "job_done"]
     job: str
     block: int | None = None
     attempt: int = 1

@@ -230,7 +230,10 @@ class Slurm:
     @staticmethod
     def _cancel(run: RunFolder | None) -> None:
         if run is not None and run.path.exists() and not run.state().ended:
-            cancel_run(run)
+            if run.state().round:
+                cancel_run(run)
+            else:
+                shutil.rmtree(run.path)  # nothing was submitted
 
 
 def cancel_run(run: RunFolder) -> None:

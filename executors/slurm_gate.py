@@ -22,7 +22,7 @@ from executors.bookkeeping import never
 from executors.protocol import MAX_ATTEMPTS, BlockFailure, BlockFailures, Job, WorkersFailed, job_file
 from executors.slurm_files import Entry, RoundFolder, RunFolder, State, read_events
 from executors.slurm_script import Options, max_array_size, script, submit, wait_for_queue
-from executors.slurm_task import blamed, without
+from executors.slurm_task import among, blamed, without
 
 __all__ = ["array_script", "error_of", "first_round", "gate_script", "main", "step"]
 
@@ -34,6 +34,9 @@ SLOTS = 16
 
 TASKS_PER_SLOT = 4
 """So that a slow task delays a stage by a fraction of its time."""
+
+EARLY_S = 120
+"""How long before the walltime a task is told to finish the blocks at hand."""
 
 MAX_BARREN = 3
 """Rounds in a row that may end without a block done or an attempt made."""
@@ -81,7 +84,7 @@ def _begin(run: RunFolder, state: State) -> State:
 
 def _next_round(run: RunFolder, state: State, job: Job, ranges: Sequence[range], attempts: dict[int, int]) -> State:
     """Make the next round of what is pending, or end the stage or the run where there is none to make."""
-    open_ = list(without(ranges, set(state.set_aside)))
+    open_ = list(without(ranges, state.set_aside))
     if not any(ranges):
         job.finish()
         last = state.stage + 1 == len(run.keys)
@@ -115,7 +118,7 @@ def _batches(ranges: Sequence[range], attempts: dict[int, int], per_task: int) -
     """Yield batches: what was never tried first, then each block that was lost in a task of its own, to blame no other."""
     batch: list[range] = []
     room = per_task
-    for r in without(ranges, set(attempts)):
+    for r in without(ranges, attempts):
         start = r.start
         while start < r.stop:
             stop = min(r.stop, start + room)
@@ -188,8 +191,8 @@ def _after_round(run: RunFolder, state: State) -> State:
     round_ = run.round(state.tag)
     outcome = _read_round(round_)
     ranges = list(job.pending())
-    n = sum(map(len, without(ranges, set(state.set_aside))))
-    attempts = {block: k for block, k in outcome.attempts.items() if any(block in r for r in ranges)}
+    n = sum(map(len, without(ranges, state.set_aside)))
+    attempts = {block: outcome.attempts[block] for block in among(ranges, outcome.attempts)}
     aside = dict(state.set_aside)
     for block, k in list(attempts.items()):
         if k >= MAX_ATTEMPTS:
@@ -204,8 +207,8 @@ def _after_round(run: RunFolder, state: State) -> State:
         return _fail_workers(run, state, job, outcome.fatal, round_)
     if barren >= MAX_BARREN or (barren and not outcome.started and not outcome.told and round_.tail()):
         what = (
-            f"no block was completed in {barren} rounds; time= may be too short for one"
-            if outcome.told
+            f"{barren} rounds completed no block; time= may be too short for one"
+            if outcome.started
             else "no task started a block"
         )
         return _fail_workers(run, state, job, what, round_)
@@ -262,7 +265,7 @@ def array_script(run: RunFolder, stage: int, tag: str, n_tasks: int) -> str:
         module="executors.slurm_task",
         arguments=[str(run.path), tag],
         memory_bytes=about["memory_bytes"],
-        directives=[f"--array=0-{n_tasks - 1}{throttle}"],
+        directives=[f"--array=0-{n_tasks - 1}{throttle}", f"--signal=B:USR1@{EARLY_S}"],
     )
 
 

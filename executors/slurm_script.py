@@ -18,9 +18,6 @@ from executors.protocol import Cancelled, WorkersFailed
 
 __all__ = ["HOPELESS", "Options", "Queued", "cancel", "max_array_size", "queue", "script", "submit", "wait_for_queue"]
 
-_EARLY_S = 120
-"""How long before the walltime a task is told to finish the blocks at hand."""
-
 _PATIENCE_S = 1800.0
 """How long a controller that does not answer is asked again."""
 
@@ -133,7 +130,6 @@ def script(
         f"--cpus-per-task={o.cpus}",
         "--requeue",
         "--open-mode=append",
-        f"--signal=B:USR1@{_EARLY_S}",
         *(f"{option}={value}" for option, value in asked.items() if value),
         *directives,
         *o.extra,

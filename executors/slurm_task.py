@@ -10,7 +10,8 @@ import pickle
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -20,7 +21,7 @@ from executors.processes import WorkerPool
 from executors.protocol import Cancelled, Event, Job, WorkersFailed
 from executors.slurm_files import Entry, EventLog, RoundFolder, RunFolder, read_events
 
-__all__ = ["blamed", "main"]
+__all__ = ["among", "blamed", "main", "without"]
 
 _TERM_GRACE_S = 20.0
 """How long workers may go on after SIGTERM; SLURM kills after KillWait, 30 s at most sites."""
@@ -112,7 +113,7 @@ def run_task(run: RunFolder, tag: str, task: int, restart: int) -> bool:
     for path in earlier:
         attempts |= {block: entry.attempt for block, entry in blamed(path).items()}
     batch = round_.batch(task)
-    retry = {block: n for block, n in attempts.items() if block not in done and any(block in r for r in batch)}
+    retry = {block: attempts[block] for block in among(batch, attempts.keys() - done)}
     job = cast("Job", _Batch(stage["key"], stage["name"], tuple(without(batch, done | retry.keys()))))
     node = os.environ.get("SLURMD_NODENAME", "this node")
     log = round_.new_event_log(task, restart)
@@ -129,7 +130,8 @@ def run_task(run: RunFolder, tag: str, task: int, restart: int) -> bool:
     stop = _Stop(log, seconds)
     blocks = BlockQueue(job, note, retry)
     try:
-        with WorkerPool(options.cpus, stop, stop.grace_s) as pool:
+        devices = [f"cuda:{k}" for k in range(options.gpus)] or ["cpu"]
+        with WorkerPool(options.cpus, stop, stop.grace_s, devices) as pool:
             pool.run(blocks, run.job_path(stage["key"]))
     except Cancelled:
         print(f"stopped after {blocks.n_done} of {blocks.total} blocks", file=sys.stderr)
@@ -142,11 +144,19 @@ def run_task(run: RunFolder, tag: str, task: int, restart: int) -> bool:
     return True
 
 
-def without(ranges: Sequence[range], blocks: set[int]) -> Iterator[range]:
+def among(ranges: Iterable[range], blocks: Iterable[int]) -> Iterator[int]:
+    """Yield those of some blocks that lie in ranges, in the order of these."""
+    ordered = sorted(blocks)
+    for r in ranges:
+        yield from ordered[bisect_left(ordered, r.start) : bisect_left(ordered, r.stop)]
+
+
+def without(ranges: Iterable[range], blocks: Iterable[int]) -> Iterator[range]:
     """Yield what remains of ranges when some blocks are taken out."""
+    ordered = sorted(blocks)
     for r in ranges:
         start = r.start
-        for block in sorted(b for b in blocks if b in r):
+        for block in ordered[bisect_left(ordered, r.start) : bisect_left(ordered, r.stop)]:
             if block > start:
                 yield range(start, block)
             start = block + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -38,6 +39,7 @@ class Watch:
         self._round = 0
         self._announced = False
         self._offsets: dict[Path, int] = {}
+        self._told = ""
         self._suspect: tuple[str, State] | None = None
 
     def until_end(self) -> None:
@@ -130,6 +132,7 @@ class Watch:
         if queued is None:
             return
         tasks = [job for job in queued if job.comment == state.tag]
+        self._tell(state, tasks)
         suspicion = ""
         if not tasks and (self._run.options.gate == "driver" or not queued):
             suspicion = "left"
@@ -143,6 +146,17 @@ class Watch:
             step(self._run, self._should_stop)
         else:
             raise WorkersFailed(self._hopeless(tasks))
+
+    def _tell(self, state: State, tasks: Sequence[Queued]) -> None:
+        """Say how many tasks run and wait, where that changed."""
+        running = sum(job.state == "RUNNING" for job in tasks)
+        waiting = [job.reason for job in tasks if job.state == "PENDING"]
+        told = f"{running} tasks running"
+        if waiting:
+            told += f", {len(waiting)} pending ({Counter(waiting).most_common(1)[0][0]})"
+        if told != self._told and self._announced:
+            self._told = told
+            self._emit(Event("workers", self._run.keys[state.stage], message=told))
 
     def _hopeless(self, tasks: Sequence[Queued]) -> str:
         reason = tasks[0].reason

@@ -76,10 +76,6 @@ class Cluster:
         """Kill the process that runs the block."""
         os.kill(victim.pid, signal.SIGKILL)
 
-    def reach_walltime(self, victim: Held) -> None:
-        """Wait until SLURM ends it."""
-        wait_until(lambda: not is_alive(victim.pid), 150)
-
     def crash_controller(self, victim: Held) -> None:
         """Kill slurmctld, then the task while nobody answers, and start slurmctld again."""
         os.kill(int((self.folder / "pid" / "slurmctld.pid").read_text()), signal.SIGKILL)

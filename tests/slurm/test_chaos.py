@@ -28,9 +28,8 @@ print("complete")
 """
 
 N_BLOCKS = 64
-RAISES, KILLS_ITS_WORKER = 58, 62
+OUTLIVES_ITS_TIME, RAISES, KILLS_ITS_WORKER = 1, 58, 62
 FAULTS = {
-    1: "reach_walltime",
     5: "kill_worker",
     9: "kill_task",
     13: "cancel_task",
@@ -42,7 +41,7 @@ FAULTS = {
 
 
 def test_chaos(cluster, trap, background, tmp_path):
-    trap = trap(set(FAULTS), 0.05)
+    trap = trap({OUTLIVES_ITS_TIME, *FAULTS}, 0.05)
     held, broken = trap.body(), str(tmp_path / "broken")
 
     def body(i):
@@ -53,6 +52,7 @@ def test_chaos(cluster, trap, background, tmp_path):
         return held(i)
 
     Path(broken).touch()
+    (cluster.folder / "log" / "jobcomp.log").write_text("")
     job = ToyJob(str(tmp_path / "job"), N_BLOCKS, body=body)
     save_job(job, tmp_path / "saved")
 
@@ -70,8 +70,10 @@ def test_chaos(cluster, trap, background, tmp_path):
     drivers.append(drive())
     left, killed = dict(FAULTS), {}
     deadline = time.monotonic() + 240
-    while left:
+    while left or not (trap.folder / f"sprung{OUTLIVES_ITS_TIME}").exists():
         assert time.monotonic() < deadline, left
+        if "JobState=TIMEOUT" in (cluster.folder / "log" / "jobcomp.log").read_text():
+            (trap.folder / f"sprung{OUTLIVES_ITS_TIME}").touch()
         block = next((block for block in reversed(left) if trap.look(block)), None)
         if block is None:
             time.sleep(0.1)
@@ -95,6 +97,7 @@ def test_chaos(cluster, trap, background, tmp_path):
         assert not is_alive(pid)
         assert pid in job.pids(block)[:-1], f"block {block} did not run again after {FAULTS[block]}"
     assert job.ran()[RAISES] == 3
+    assert job.ran()[OUTLIVES_ITS_TIME] >= 2
     assert len(RunFolder.all_in(job.folder)) == 1
 
     Path(broken).unlink()

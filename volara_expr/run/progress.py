@@ -120,6 +120,9 @@ class Progress:
                     report.lost += 1
                 why = reason(event.message)
                 logger.warning("%s, block %s, attempt %d %s: %s", report.name, event.block, event.attempt, event.kind, why)
+            elif event.kind == "workers":
+                report.workers = event.message
+                self._view.update(report, False)
             elif event.kind == "job_done":
                 if report.started:
                     report.seconds = now - report.started

@@ -40,7 +40,7 @@ class KeyCounts(_Statistic):
         return ("key", "count")
 
     def rows(self, kernel: Callable[..., Any], cell: Box, reads: Sequence[Sequence[Patch]], tables: Sequence[Any]) -> Columns:
-        prefixes = np.unique(tables[0].read(["key"])["key"]) if tables else None
+        prefixes = np.unique(tables[0].column("key")) if tables else None
         return dict(zip(self.columns, kernel(self.voxels(reads), self.level, prefixes), strict=True))
 
 

@@ -59,7 +59,7 @@ class Value(ArrayNode):
 
     def apply(self, kernel: Callable[..., Any], out: Box, patches: Sequence[Patch], tables: Sequence[Any]) -> Any:
         with np.errstate(over="ignore"):
-            column = tables[0].read([self.column])[self.column].astype(self.dtype)
+            column = tables[0].column(self.column).astype(self.dtype)
         return column.reshape(self.spec.shape)[out.slices(self.spec.box.lo)]
 
 
@@ -223,7 +223,7 @@ class BinCounts(_Statistic):
         return ("bin", "count")
 
     def rows(self, kernel: Callable[..., Any], cell: Box, reads: Sequence[Sequence[Patch]], tables: Sequence[Any]) -> Columns:
-        lo, hi = self.range if isinstance(self.range, tuple) else tables[0].read()["edge"][[0, -1]]
+        lo, hi = self.range if isinstance(self.range, tuple) else tables[0].column("edge")[[0, -1]]
         return dict(zip(self.columns, kernel(self.voxels(reads), self.bins, float(lo), float(hi)), strict=True))
 
 

@@ -63,6 +63,16 @@ class TableFiles:
         # A table of no cells at all has columns, but no file that could tell their types.
         return {c: np.concatenate([g[c] for g in groups]) if groups else np.empty(0, np.uint64) for c in wanted}
 
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """Return one column, read once and kept: for short tables that every block looks at."""
+        if name not in self._columns:
+            self._columns[name] = self.read([name])[name]
+        return self._columns[name]
+
+    @cached_property
+    def _columns(self) -> Rows:
+        return {}
+
     def read_ids(self, column: str, ids: npt.NDArray[Any]) -> Rows:
         """Return rows by a column, among them all those whose entry is one of the given ids.
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from volara_expr.expr.node import ArrayNode, ArraySpec, Patch
 from volara_expr.geometry import Box
 from volara_expr.ops.pointwise import Cast, Elementwise
-from volara_expr.ops.stencil import Boundary, MaximumFilter, MinimumFilter, _Stencil, check_boundary
+from volara_expr.ops.stencil import Boundary, MaximumFilter, MinimumFilter, _Stencil, check_boundary, check_value
 
 __all__ = ["Element", "WindowExtreme", "boundaries", "closing", "cross", "dilation", "element", "erosion", "opening"]
 
@@ -58,6 +58,7 @@ class WindowExtreme(_Stencil):
             raise ValueError(
                 f"a structuring element of {len(self.element.offsets)} entries over {spec.ndim} axes; give one entry at least"
             )
+        check_value(self.value, spec.dtype)
         if self.element.heights and spec.dtype.kind == "b":
             raise TypeError("a structure with heights takes numbers, the array holds booleans; use footprint, or astype first")
         return spec

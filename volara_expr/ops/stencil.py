@@ -35,6 +35,13 @@ def check_boundary(mode: str) -> None:
         raise ValueError(f"mode={mode!r} is none of 'reflect', 'mirror', 'nearest', 'constant'")
 
 
+def check_value(value: float, dtype: np.dtype[Any]) -> None:
+    """Raise ValueError or OverflowError for a value beyond the faces that the type does not have."""
+    if dtype.kind in "biu" and value != int(value):
+        raise ValueError(f"value={value} is no value of dtype {dtype}; use another, or astype first")
+    np.full((), int(value) if dtype.kind in "biu" else value, dtype)
+
+
 def over_all_axes(space: Space, values: Sequence[Any], other: Any) -> tuple[Any, ...]:
     """Return one value per axis from one per space axis, with `other` for the rest."""
     given = dict(zip(space.spatial, values, strict=True))
@@ -138,11 +145,8 @@ class _Window(_Stencil):
     def make_spec(self) -> ArraySpec:
         check_boundary(self.mode)
         spec = super().make_spec()
-        if not self.smooths and spec.dtype.kind in "biu" and self.value != int(self.value):
-            raise ValueError(f"value={self.value} is no value of dtype {spec.dtype}; use another, or astype first")
-        np.full(
-            (), int(self.value) if spec.dtype.kind in "biu" else self.value, spec.dtype
-        )  # an OverflowError if it does not fit
+        if not self.smooths:
+            check_value(self.value, spec.dtype)
         return spec
 
     def reach(self) -> tuple[Sequence[int], Sequence[int]]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from volara_expr.expr.node import ArrayNode, ArraySpec
 from volara_expr.geometry import Axis, Box, Space
+from volara_expr.ops.indexing import index
 from volara_expr.ops.mask import Mask
 from volara_expr.ops.pointwise import Cast, Elementwise
 from volara_expr.ops.ranks import quantile
@@ -32,8 +33,8 @@ def stretch_percentiles(array: ArrayNode, percentiles: Sequence[float]) -> Array
     """Return the array with two percentiles of its voxels mapped to 0 and 1; see `Array.normalize`."""
     if len(percentiles) != 2 or not 0 <= percentiles[0] < percentiles[1] <= 100:
         raise ValueError(f"percentiles={tuple(percentiles)}; give two of 0 to 100, the lower first, for example (1, 99)")
-    lo, hi = (quantile(array, p / 100) for p in percentiles)
-    return stretch(array, lo, hi)
+    both = quantile(array, [p / 100 for p in percentiles])
+    return stretch(array, index(both, 0), index(both, 1))
 
 
 def stretch_stored(array: ArrayNode) -> ArrayNode:

@@ -88,13 +88,10 @@ class Quantiles(GlobalTable):
         if not self.last:
             write(out, {"key": key[at], "rank": rank, "weight": weight})
             return
-        values = kernel(key[at], dtype)
-        values = values.astype(np.float64) if dtype.kind in "biu" else values
-        pairs = values.reshape(-1, 2)
+        pairs = kernel(key[at], dtype).astype(np.float64).reshape(-1, 2)
         with np.errstate(all="ignore"):
             # NumPy interpolates between two values as it does in a longer list.
-            result = [np.quantile(pair, t) for pair, t in zip(pairs, weight[::2].astype(values.dtype), strict=True)]
-        write(out, {"quantile": np.array(result, np.float64)})
+            write(out, {"quantile": np.array([np.quantile(pair, t) for pair, t in zip(pairs, weight[::2], strict=True)])})
 
     def _ranks(self, n: int, nan: bool) -> tuple[Any, Any, Any]:
         """Return prefix, rank and weight of the values below and above each quantile, of `n` values."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import volara_expr as ve
-from volara_expr.expr import topological
+from volara_expr.expr import pack, topological
 from volara_expr.geometry import Box
 from volara_expr.kernels import loops
 from volara_expr.kernels.fused import Coded, plain, step_at
@@ -248,3 +249,36 @@ def test_tables_of_a_threshold_are_comparisons():
             assert_same(plain(Coded(codes, table)), table[codes])
     other = [np.zeros(256, "u1"), np.arange(256) < 9, np.arange(256, dtype="u1"), (np.arange(256) % 2).astype("u1")]
     assert [step_at(t) for t in other] == [None] * 4
+
+
+def test_kernels_of_later_stages_are_compiled_after_the_first_block(monkeypatch):
+    from executors import Multiprocessing, Serial
+    from executors.protocol import Event
+    from volara_expr.run import ahead
+
+    made: list[str] = []
+    seen: list[Event] = []
+    name = "volara_expr.kernels.relabel:relabel"
+    monkeypatch.setitem(ahead.CALLS, name, lambda kernel: made.append(kernel.__name__))
+    labels = array("u4")
+    node = labels.relabel({1: 2}).node
+    jobs = [SimpleNamespace(packed=pack([labels.node])), SimpleNamespace(packed=pack([node]))]
+    with ahead.compiling_ahead(Serial(), jobs, seen.append) as on_event:
+        on_event(Event("started", "a", 0))
+        assert not made
+        on_event(Event("done", "a", 0))
+        on_event(Event("done", "a", 1))
+    assert made == ["relabel"]
+    assert [e.kind for e in seen] == ["started", "done", "done"]
+    for executor, what in ((Multiprocessing(2), jobs), (Serial(), jobs[:1])):
+        with ahead.compiling_ahead(executor, what, seen.append) as on_event:
+            on_event(Event("done", "a", 0))
+    assert made == ["relabel"]
+
+
+def test_calls_ahead_name_kernels_and_compile_what_runs_need():
+    from volara_expr.run import ahead
+    from volara_expr.run.block import resolve
+
+    for name, call in ahead.CALLS.items():
+        call(resolve(name))

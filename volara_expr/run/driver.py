@@ -29,6 +29,7 @@ from volara_expr.ops.graph_tables import StoredTable
 from volara_expr.ops.sources import InMemory, StoredArray
 from volara_expr.plan.plan import Plan, Stage, make_plan
 from volara_expr.plan.targets import Output, Target
+from volara_expr.run.ahead import compiling_ahead
 from volara_expr.run.job import BlockJob, MemoryResult, TableJob
 from volara_expr.run.ledger import Ledger, force_to_disk
 from volara_expr.run.places import ATTRIBUTE, Place, Workspace, make_array
@@ -171,7 +172,8 @@ def execute(
         watch = Progress({j.key: j.name for j in jobs}, progress)
         on_progress(watch)
         try:
-            executor.run(jobs, watch, should_stop)
+            with compiling_ahead(executor, jobs, watch) as on_event:
+                executor.run(jobs, on_event, should_stop)
         except (KeyboardInterrupt, Cancelled) as e:
             e.add_note(f"blocks done and recorded: {watch.blocks}; run the same line again to go on from there")
             raise e.with_traceback(None) from None  # where in a block it struck is of no use to anybody

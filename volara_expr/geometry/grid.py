@@ -8,6 +8,9 @@ from functools import cached_property
 from itertools import product
 from math import prod
 
+import numpy as np
+import numpy.typing as npt
+
 from volara_expr.geometry.box import Box
 
 __all__ = ["BlockGrid"]
@@ -87,6 +90,21 @@ class BlockGrid:
         for k, n in zip(index, extent, strict=True):
             inside = inside * n + k % TILE
         return total + inside
+
+    def numbers(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+        """Return the numbers, ascending, of the blocks that are chosen in an array of the grid's shape."""
+        total: npt.NDArray[np.intp] | int = 0
+        inside: npt.NDArray[np.intp] | int = 0
+        outer: npt.NDArray[np.intp] | int = 1
+        inner = self.n_blocks
+        for k, n in zip(np.nonzero(chosen), self.shape, strict=True):
+            inner //= n
+            tile = k // TILE
+            extent = np.minimum(TILE, n - tile * TILE)
+            total = total + tile * TILE * inner * outer
+            inside = inside * extent + k % TILE
+            outer = outer * extent
+        return np.sort(np.asarray(total + inside))
 
     def box(self, number: int) -> Box:
         """Return the voxels of block `number`, clipped to the domain."""

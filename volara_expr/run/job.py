@@ -195,17 +195,29 @@ class BlockJob(_Base):
                 checks.append((Target(nodes[digest], ""), place, done))
         if not checks:
             return
-        start = None
-        for i in range(self.n_blocks):
-            block = self.grid.box(i)
-            open_ = any(not done[units(target, place, block).slices((0,) * done.ndim)].all() for target, place, done in checks)
-            if open_ and start is None:
-                start = i
-            elif not open_ and start is not None:
-                yield range(start, i)
-                start = None
-        if start is not None:
-            yield range(start, self.n_blocks)
+        if self.n_blocks == 1:
+            yield range(1)
+            return
+        open_ = np.zeros(self.grid.shape, bool)
+        for target, place, done in checks:
+            open_ |= self._blocks_of(target, place, ~done)
+        numbers = self.grid.numbers(open_)
+        ends = np.append(np.flatnonzero(np.diff(numbers) != 1), len(numbers) - 1)
+        start = 0
+        for end in ends.tolist():
+            yield range(int(numbers[start]), int(numbers[end]) + 1)
+            start = end + 1
+
+    def _blocks_of(self, target: Target, place: Place, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Return which blocks cover a chosen write unit, axis by axis, since blocks consist of whole write units."""
+        assert target.frame is not None
+        at = target.frame.at
+        chosen = np.asarray(chosen.any(axis=tuple(i for i in range(chosen.ndim) if i not in at)))
+        for k, n in enumerate(self.grid.shape):
+            indices = [tuple(j if axis == k else 0 for axis in range(len(self.grid.shape))) for j in range(n)]
+            starts = [units(target, place, self.grid.box_at(index)).lo[at[k]] for index in indices]
+            chosen = np.logical_or.reduceat(chosen, starts, axis=k)
+        return chosen
 
     def compile(self) -> None:
         """Compile what the blocks run, so that workers find it done."""

@@ -185,6 +185,15 @@ def test_faces_one_voxel_thinner_are_caught(monkeypatch):
         assert_blockwise_equal(a, whole)
 
 
+def test_labels_run_through_time():
+    labels = np.zeros((3, 4, 5), int)
+    labels[1:, 2, 3] = 7
+    table = ve.from_numpy(labels, axes=("t", "y", "x")).table().compute().to_pylist()
+    assert table == [
+        {"label": 7, "size": 2, "t_lo": 1, "t_hi": 3, "y_lo": 2, "y_hi": 3, "x_lo": 3, "x_hi": 4, "y": 2.5, "x": 3.5}
+    ]
+
+
 def test_tables_skip_what_a_mask_leaves_out():
     labels = np.array([[1, 1, 2, 2, 2]])
     raw = ve.from_numpy(np.array([[1, 2, 3, 4, 5]])).mask(np.array([[1, 0, 1, 1, 0]]))
@@ -197,6 +206,8 @@ def test_refusals():
     a = ve.from_numpy(np.zeros((4, 5)))
     with pytest.raises(TypeError, match="name nothing"):
         a.table()
+    with pytest.raises(ValueError, match=r"no voxels: shape \(0, 5\)"):
+        (a[:0] > 0).components().table()
     with pytest.raises(TypeError, match="seeds of dtype float64"):
         a.flood(a)
     with pytest.raises(ValueError, match="the seeds"):

@@ -172,7 +172,7 @@ def test_refusals():
         a.grey_erosion(footprint=[1, 1])
     with pytest.raises(ValueError, match="one entry at least"):
         a.grey_erosion(footprint=[[0]])
-    with pytest.raises(ValueError, match="value=0.5 is no value of dtype uint8"):
+    with pytest.raises(ValueError, match=r"value=0\.5 is no value of dtype uint8"):
         a.astype("u1").grey_erosion(footprint=ELEMENT, mode="constant", value=0.5)
     with pytest.raises(ValueError, match="iterations=0"):
         a.binary_dilation(iterations=0)

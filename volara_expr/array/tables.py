@@ -78,15 +78,15 @@ class Tables(Handle):
         -------
         Table
             `label`, `size` in voxels; for each axis `<axis>_lo` and `<axis>_hi`, the box in voxels counted from this array's
-            first (``a[z_lo:z_hi]``), and `<axis>`, the world position of the centroid, a voxel's position being its centre; `mean`,
-            `min` and `max`, of named images `<name>_mean` and so on.
+            first (``a[z_lo:z_hi]``); for each space axis `<axis>`, the world position of the centroid, a voxel's position being its
+            centre; `mean`, `min` and `max`, of named images `<name>_mean` and so on.
 
         Raises
         ------
         TypeError
             If the labels are no integers.
         ValueError
-            If an image does not cover the same voxels.
+            If there are no voxels, or an image does not cover the same.
         BadVoxel
             When blocks run: a float that is not finite, or beyond 2**15.
 

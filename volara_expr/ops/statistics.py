@@ -104,10 +104,11 @@ class LabelStatistics(GlobalTable):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        axes = self.rows.labels.spec.space.names
-        boxes = (f"{n}_{end}" for n in axes for end in ("lo", "hi"))
+        space = self.rows.labels.spec.space
+        boxes = (f"{n}_{end}" for n in space.names for end in ("lo", "hi"))
+        centroid = (space.names[i] for i in space.spatial)
         values = (_column(n, what) for n in self.names for what in ("mean", "min", "max"))
-        return ("label", "size", *boxes, *axes, *values)
+        return ("label", "size", *boxes, *centroid, *values)
 
     def run(self, kernel: Callable[..., Any], tables: Sequence[Any], out: str, memory_bytes: int) -> None:
         from volara_expr.store.tables import read_table, write_table
@@ -130,11 +131,12 @@ class LabelStatistics(GlobalTable):
         columns = {"label": found["id"], "size": size}
         for n, lo in zip(spec.space.names, spec.box.lo, strict=True):
             columns |= {f"{n}_{end}": found[f"{n}_{end}"] - lo for end in ("lo", "hi")}
-        for n, origin, voxel in zip(spec.space.names, spec.space.origin, spec.space.voxel_size, strict=True):
-            columns[n] = (found[f"{n}_sum"] / np.maximum(size, 1) + 0.5) * float(voxel) + float(origin)
+        for i in spec.space.spatial:
+            n, origin, voxel = spec.space.names[i], float(spec.space.origin[i]), float(spec.space.voxel_size[i])
+            columns[n] = (found[f"{n}_sum"] / size + 0.5) * voxel + origin
         for k, (n, value) in enumerate(zip(self.names, parts.values, strict=True)):
             scale = fixed_point_scale(value.spec.dtype)
-            columns[_column(n, "mean")] = found[f"{k}_sum"] / scale / np.maximum(size, 1)
+            columns[_column(n, "mean")] = found[f"{k}_sum"] / scale / size
             columns |= {_column(n, end): found[f"{k}_{end}"] for end in ("min", "max")}
         write_table(out, columns)
 
@@ -151,11 +153,13 @@ def label_statistics(labels: ArrayNode, images: Mapping[str, ArrayNode]) -> Labe
     TypeError
         If the labels are no integers, or an image has no mean.
     ValueError
-        If the images do not cover the labels' voxels.
+        If there are no voxels, or the images do not cover the same.
     """
     spec = labels.spec
     if spec.dtype.kind not in "iu":
         raise TypeError(f"labels of dtype {spec.dtype} name nothing; use components(), or astype('uint64')")
+    if spec.box.empty:
+        raise ValueError(f"a table of no voxels: shape {spec.shape}; slice less")
     over = []
     for name, image in images.items():
         if image.spec.dtype.kind not in "biuf":

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dask
+import numpy as np
 import pytest
 from distributed import Client, Future, LocalCluster
 
-from executors import dask_cluster
+import volara_expr as ve
+from executors import Serial, dask_cluster
 from executors.contract import ExecutorContract, is_alive, wait_until
 from executors.dask_cluster import Dask
 from executors.protocol import Cancelled, Hints, WorkersFailed
@@ -186,3 +188,24 @@ def test_threads_of_a_worker_have_jobs_of_their_own(tmp_path):
         Dask(client, batch_seconds=0.05).run([job])
     assert job.ran() == dict.fromkeys(range(20), 1)
     assert len(job.log("closed")) == 2
+
+
+def test_a_segmentation_has_the_same_bytes_as_with_serial(client, tmp_path):
+    """Five stages: cells, tables of blocks, tables made at once, and arrays; each worker opens what the others wrote."""
+    image = np.random.default_rng(0).random((3, 24, 40, 40), np.float32)
+    affs = ve.from_numpy(image, neighborhood=[(1, 0, 0), (0, 1, 0), (0, 0, 1)])
+    fragments = affs.watershed(bias=-0.5, block_size=(16, 16, 16))
+    graph = fragments.agglomerate(affs, scores={"direct": slice(0, 3)})
+    segments = fragments.relabel(graph.mutex_watershed({"direct": (1.0, -0.5)}))
+    found = []
+    for executor in (Serial(block=(16, 16, 16)), Dask(client, block=(16, 32, 16))):
+        folder = tmp_path / type(executor).__name__
+        made = ve.write(
+            {folder / "out.zarr/seg": segments, folder / "out.zarr/graph": graph}, executor=executor, progress=False
+        )
+        tables = made[str(folder / "out.zarr/graph")]
+        found.append((made[str(folder / "out.zarr/seg")].compute(), tables.nodes(), tables.edges()))
+    (a, *one), (b, *other) = found
+    assert len(np.unique(a)) > 10
+    assert (a == b).all()
+    assert all(x.equals(y) for x, y in zip(one, other, strict=True))

@@ -174,6 +174,10 @@ def test_refusals():
         a.grey_erosion(footprint=[[0]])
     with pytest.raises(ValueError, match=r"value=0\.5 is no value of dtype uint8"):
         a.astype("u1").grey_erosion(footprint=ELEMENT, mode="constant", value=0.5)
+    with pytest.raises(TypeError, match="more than 64 bits"):
+        a.astype("u8").grey_erosion(structure=ELEMENT)
+    with pytest.raises(TypeError, match="holds booleans"):
+        (a > 0).grey_erosion(structure=ELEMENT)
     with pytest.raises(ValueError, match="iterations=0"):
         a.binary_dilation(iterations=0)
     with pytest.raises(ValueError, match="a distance of -1"):

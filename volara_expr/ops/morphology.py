@@ -61,6 +61,8 @@ class WindowExtreme(_Stencil):
         check_value(self.value, spec.dtype)
         if self.element.heights and spec.dtype.kind == "b":
             raise TypeError("a structure with heights takes numbers, the array holds booleans; use footprint, or astype first")
+        if self.element.heights and spec.dtype.kind in "iu" and spec.dtype.itemsize == 8:
+            raise TypeError(f"{spec.dtype} and heights have sums of more than 64 bits; astype('int32') or 'float64' first")
         return spec
 
     @property

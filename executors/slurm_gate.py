@@ -22,7 +22,7 @@ from executors.bookkeeping import never
 from executors.protocol import MAX_ATTEMPTS, BlockFailure, BlockFailures, Job, WorkersFailed, job_file
 from executors.slurm_files import Entry, RoundFolder, RunFolder, State, read_events
 from executors.slurm_script import Options, max_array_size, script, submit, wait_for_queue
-from executors.slurm_task import among, blamed, without
+from executors.slurm_task import among, held, without
 
 __all__ = ["array_script", "error_of", "first_round", "gate_script", "main", "step"]
 
@@ -110,8 +110,9 @@ def _batch_size(n: int, seconds_per_block: float, options: Options) -> tuple[int
     if not seconds_per_block:
         return ceil(n / min(slots, ceil(n / options.cpus))), min(FIRST_SECONDS, options.batch_seconds)
     most = options.batch_seconds * options.cpus / seconds_per_block
-    even = n / (TASKS_PER_SLOT * slots)
-    return max(1, round(min(max(even, most / 5), most))), 2 * options.batch_seconds
+    size = min(max(n / (TASKS_PER_SLOT * slots), most / 5, 1), most)
+    waves = ceil(n / max(size, 1) / slots)  # whole ones, or some slots would wait for the others
+    return ceil(n / (waves * slots)), 2 * options.batch_seconds
 
 
 def _batches(ranges: Sequence[range], attempts: dict[int, int], per_task: int) -> Iterator[list[range]]:
@@ -148,12 +149,17 @@ class _Outcome:
     """Last failure of blocks that were not done."""
     fatal: str = ""
 
+    def fail(self, entry: Entry) -> None:
+        """Count an attempt."""
+        self.attempts[entry.block] = max(entry.attempt, self.attempts.get(entry.block, 0))
+        self.why[entry.block] = entry
 
-def _read_round(round_: RoundFolder) -> _Outcome:
+
+def _read_round(round_: RoundFolder, pending: Sequence[range]) -> _Outcome:
+    """Read what the tasks of a round noted, and note what they could not: how blocks ended that they held when they were killed."""
     out = _Outcome(attempts=round_.header()[0])
-    lost: list[Entry] = []
+    notes: list[Entry] = []
     for log in round_.event_logs():
-        lost_here = blamed(log)
         for entry, _ in read_events(log):
             if entry.kind == "done":
                 out.n_done += 1
@@ -163,25 +169,27 @@ def _read_round(round_: RoundFolder) -> _Outcome:
                 out.fatal = entry.message
             elif entry.kind == "started":
                 out.started = True
-            elif entry.kind == "stopping":
-                out.told = True
             elif entry.kind in ("failed", "lost") and entry.attempt:
-                out.attempts[entry.block] = max(entry.attempt, out.attempts.get(entry.block, 0))
-                out.why[entry.block] = entry
-        for block, entry in lost_here.items():
-            task = int(log.name.split("-")[0])
-            message = (
-                f"task {task} ended without a word while it held the block: killed (the kernel does that to processes beyond the "
-                f"memory limit), or its node died. Its log: {round_.logs / f'{task}.log'}"
-            )
-            lost.append(entry._replace(kind="lost", message=message))
-            out.attempts[block] = max(entry.attempt, out.attempts.get(block, 0))
-            out.why[block] = lost[-1]
-    if lost:
-        notes = round_.new_event_log(999_999, 0)
-        for entry in lost:
-            notes.append(entry)
-        notes.close()
+                out.fail(entry)
+        open_, told = held(log)
+        out.told |= told
+        undone = set(among(pending, open_))
+        task = int(log.name.split("-")[0])
+        message = (
+            f"task {task} ended without a word while it held the block: killed (the kernel does that to processes beyond the memory "
+            f"limit), or its node died. Its log: {round_.logs / f'{task}.log'}"
+        )
+        for block, entry in open_.items():
+            if block not in undone:
+                notes.append(entry._replace(kind="done"))
+            elif not told:
+                notes.append(entry._replace(kind="lost", message=message))
+                out.fail(notes[-1])
+    if notes:
+        own = round_.new_event_log(999_999, 0)
+        for entry in notes:
+            own.append(entry)
+        own.close()
     return out
 
 
@@ -189,8 +197,8 @@ def _after_round(run: RunFolder, state: State) -> State:
     """Read the ledger after a round has ended, and make of it what follows."""
     job = run.job(state.stage)
     round_ = run.round(state.tag)
-    outcome = _read_round(round_)
     ranges = list(job.pending())
+    outcome = _read_round(round_, ranges)
     n = sum(map(len, without(ranges, state.set_aside)))
     attempts = {block: outcome.attempts[block] for block in among(ranges, outcome.attempts)}
     aside = dict(state.set_aside)

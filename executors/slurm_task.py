@@ -21,7 +21,7 @@ from executors.processes import WorkerPool
 from executors.protocol import Cancelled, Event, Job, WorkersFailed
 from executors.slurm_files import Entry, EventLog, RoundFolder, RunFolder, read_events
 
-__all__ = ["among", "blamed", "main", "without"]
+__all__ = ["among", "held", "main", "without"]
 
 _TERM_GRACE_S = 20.0
 """How long workers may go on after SIGTERM; SLURM kills after KillWait, 30 s at most sites."""
@@ -82,17 +82,20 @@ class _Stop:
         return self._grace_s
 
 
-def blamed(log: Path) -> dict[int, Entry]:
-    """Blocks that were started and not ended when a task ended without a word, with the entry of their start."""
+def held(log: Path) -> tuple[dict[int, Entry], bool]:
+    """Blocks that were started and not ended when a task ended, by the entry of their start, and whether it was told to end.
+
+    Where it was not told, something killed it, and that may have been one of these blocks.
+    """
     open_: dict[int, Entry] = {}
+    told = False
     for entry, _ in read_events(log):
         if entry.kind == "started":
             open_[entry.block] = entry
-        elif entry.kind == "stopping":
-            return {}
-        else:
+        told = told or entry.kind == "stopping"
+        if entry.kind in ("done", "failed", "lost"):
             open_.pop(entry.block, None)
-    return open_
+    return open_, told
 
 
 def _done(logs: Sequence[Path]) -> set[int]:
@@ -111,7 +114,9 @@ def run_task(run: RunFolder, tag: str, task: int, restart: int) -> bool:
     earlier = round_.event_logs(task)
     done = _done(earlier)
     for path in earlier:
-        attempts |= {block: entry.attempt for block, entry in blamed(path).items()}
+        open_, told = held(path)
+        if not told:
+            attempts |= {block: entry.attempt for block, entry in open_.items()}
     batch = round_.batch(task)
     retry = {block: attempts[block] for block in among(batch, attempts.keys() - done)}
     job = cast("Job", _Batch(stage["key"], stage["name"], tuple(without(batch, done | retry.keys()))))

@@ -90,7 +90,7 @@ def test_chaos(cluster, trap, background, tmp_path):
         assert "this block always raises" in err, err
         assert "complete" not in out
         done = {int(line.split()[1]) for line in out.splitlines() if line.startswith("done")}
-        assert done == set(range(N_BLOCKS)) - {RAISES, KILLS_ITS_WORKER}
+        assert done <= job.done()
     assert job.done() == set(range(N_BLOCKS)) - {RAISES, KILLS_ITS_WORKER}
     assert job.log("finished") == []
     for block, pid in killed.items():

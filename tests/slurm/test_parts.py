@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import os
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from executors import Slurm
-from executors.slurm_files import Entry, EventLog, RunFolder, read_events
-from executors.slurm_gate import _batch_size, _batches, error_of
+from executors.slurm import _leave
+from executors.slurm_files import Entry, EventLog, RoundFolder, RunFolder, read_events
+from executors.slurm_gate import _batch_size, _batches, _read_round, error_of
 from executors.slurm_script import _TRANSIENT, Options
-from executors.slurm_task import among, blamed, without
+from executors.slurm_task import among, held, without
 from executors.toy_job import ToyJob
 
 RANGES = st.lists(st.integers(0, 60), unique=True, max_size=12).map(
@@ -43,9 +48,10 @@ def test_batches_hold_every_block_once_and_those_that_were_lost_alone(ranges, bl
         (12, 0.0, {"throttle": 2}, 6),  # one batch a slot
         (12, 0.0, {"throttle": 8, "cpus": 4}, 4),  # no CPU without a block
         (10**9, 1.0, {}, 300),  # as much as batch_seconds allows
+        (600, 0.5, {"throttle": 2}, 100),  # three waves of two tasks, none shorter than need be
         (10**9, 1.0, {"cpus": 4}, 1200),
         (2_000, 1.0, {"throttle": 2}, 250),  # four tasks a slot
-        (100, 1.0, {"throttle": 16}, 60),  # no shorter than a fifth of batch_seconds
+        (100, 1.0, {"throttle": 16}, 7),  # a single wave
         (100, 1000.0, {}, 1),
     ],
 )
@@ -67,13 +73,28 @@ def test_a_log_that_was_cut_off_is_read_up_to_there(tmp_path):
     assert [entry.block for entry, _ in read_events(tmp_path / "log", whole[0])] == [1]
 
 
-@pytest.mark.parametrize(("kinds", "expected"), [([], {5}), (["done"], set()), (["failed"], set()), (["stopping"], set())])
-def test_blocks_that_a_silent_end_is_blamed_on(tmp_path, kinds, expected):
+@pytest.mark.parametrize(("kinds", "expected"), [([], {5}), (["done"], set()), (["failed"], set()), (["stopping"], {5})])
+def test_blocks_that_a_task_held_when_it_ended(tmp_path, kinds, expected):
     log = EventLog(tmp_path / "log")
     for kind in ["started", *kinds]:
-        log.append(Entry(kind, 5, 1))
+        log.append(Entry(kind, -1 if kind == "stopping" else 5, 1))
     log.close()
-    assert set(blamed(tmp_path / "log")) == expected
+    open_, told = held(tmp_path / "log")
+    assert (set(open_), told) == (expected, "stopping" in kinds)
+
+
+def test_a_block_whose_task_died_between_record_and_note_is_told_as_done(tmp_path):
+    round_ = RoundFolder(tmp_path)
+    round_.create([[range(9)]], {}, 30.0)
+    log = round_.new_event_log(0, 0)
+    for block in (4, 5):
+        log.append(Entry("started", block, 1, "pid 1 of task 0 on n1"))
+    log.close()
+    outcome = _read_round(round_, [range(5, 9)])
+    assert outcome.attempts == {5: 1}
+    assert "task 0 ended without a word" in outcome.why[5].message
+    notes = [(entry.kind, entry.block) for entry, _ in read_events(round_.event_logs()[-1])]
+    assert notes == [("done", 4), ("lost", 5)]
 
 
 def test_stages_override_options():
@@ -129,3 +150,16 @@ def test_without_slurm_the_error_says_what_to_use(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(WorkersFailed, match=r"scontrol is not found on this machine.*Multiprocessing\(\)"):
         Slurm().run([ToyJob(str(tmp_path / "job"), 3)])
+
+
+@pytest.mark.parametrize(("answer", "leaves"), [("n\n", True), ("N\n", True), ("\n", False), ("y\n", False), ("\x04", False)])
+def test_ctrl_c_at_a_terminal_asks(monkeypatch, capsys, answer, leaves):
+    keyboard, terminal = os.openpty()
+    with os.fdopen(terminal) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        os.write(keyboard, answer.encode())
+        assert _leave() is leaves
+    os.close(keyboard)
+    assert "Cancel the SLURM jobs of this run?" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    assert not _leave()

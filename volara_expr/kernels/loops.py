@@ -22,12 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from volara_expr.kernels.printer import Phase, phases, source
-from volara_expr.kernels.scalars import Value
+from volara_expr.kernels.scalars import TILE, Value
 
-__all__ = ["TILE", "LoopKernel", "cache_folder"]
-
-TILE = 1 << 15
-"""Voxels between a printed loop and a call of NumPy: they stay in the second level cache."""
+__all__ = ["LoopKernel", "cache_folder", "load"]
 
 
 @cache

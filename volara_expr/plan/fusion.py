@@ -15,7 +15,8 @@ import numpy as np
 
 from volara_expr.expr import ArrayNode
 from volara_expr.geometry import Box
-from volara_expr.kernels.scalars import Scalars, Value
+from volara_expr.kernels.scalars import TILE, Scalars, Value
+from volara_expr.ops.reduce import MOST_PLANES
 
 __all__ = ["Loop", "Operand", "Step", "Table", "find_steps"]
 
@@ -119,8 +120,8 @@ class Loop(Step):
         return f"compiled loop of {weight(self.members, self.root)} ops"
 
     def temp_bytes(self, out: Box) -> int:
-        """Upper bound of the memory beyond inputs and output: tiles."""
-        return 1 << 20 if len(self.members) < 16 else 8 << 20
+        """Upper bound of the memory beyond inputs and output: a tile of 8-byte numbers for each of what it takes and makes."""
+        return 8 * TILE * (len(self.members) + sum(max(1, o.planes) for o in self.operands))
 
 
 def find_steps(
@@ -139,65 +140,84 @@ def find_steps(
     totals : mapping or None
         What all blocks together take of each node; None makes tables alone.
     """
-    read = set(leaves)
-    computed = [n for n in order if id(n) not in read]
-    kept = {id(n) for n in roots}
-    users: dict[int, list[int]] = {}
-    for n in computed:
-        for x in n.arrays:
-            users.setdefault(id(x), []).append(id(n))
-    sources = find_sources(order, read)
-    transcendental = {id(n) for n in computed if n.exactness == "cpu-exact"}
-    for n in computed:  # and all that depends on such a node through its table
-        if id(n) in sources and any(id(x) in transcendental and id(x) in sources for x in n.arrays):
-            transcendental.add(id(n))
-
+    parts = _Parts(order, set(leaves), roots)
     steps: dict[int, Step] = {}
-    taken: set[int] = set()
-    at = {id(n): k for k, n in enumerate(computed)}
-    for root in reversed(computed if totals is not None else []):
-        assert totals is not None
-        if id(root) in taken or id(root) in sources or root not in totals or not joins(root):
-            continue
+    for root in reversed(parts.computed if totals is not None else []):
+        box = (totals or {}).get(root)
+        loop = None if box is None or id(root) in parts.taken else parts.loop(root, box.size)
+        if loop is not None:
+            steps[id(root)] = loop
+            parts.taken |= {id(n) for n in loop.members}
+    for root in parts.computed:
+        table = parts.table(root)
+        if table is not None:
+            steps[id(root)] = table
+    return steps
 
-        def absorbs(n: ArrayNode, inside: set[int], root: ArrayNode = root) -> bool:
+
+class _Parts:
+    """A region while its parts are looked for.
+
+    Attributes
+    ----------
+    computed : list of ArrayNode
+        Inputs before users.
+    taken : set of int
+        Ids of what loops compute.
+    """
+
+    def __init__(self, order: Sequence[ArrayNode], leaves: set[int], roots: Iterable[ArrayNode]) -> None:
+        self.computed = [n for n in order if id(n) not in leaves]
+        self.taken: set[int] = set()
+        self._at = {id(n): k for k, n in enumerate(self.computed)}
+        self._kept = {id(n) for n in roots}
+        self._sources = find_sources(self.computed)
+        self._users: dict[int, list[int]] = {}
+        self._costly: set[int] = set()
+        """What costs less as a table, once for each of its entries, than in a loop: exp, log and what is made of them."""
+        for n in self.computed:
+            if n.exactness == "cpu-exact" or any(id(x) in self._costly for x in n.arrays if id(x) in self._sources):
+                self._costly.add(id(n))
+            for x in n.arrays:
+                self._users.setdefault(id(x), []).append(id(n))
+
+    def loop(self, root: ArrayNode, voxels: int) -> Loop | None:
+        """Return the loop that computes a node, if it can be one and is worth it."""
+        at = self._at[id(root)]
+        if id(root) in self._sources or (at + 1) * MOST_PLANES * voxels < WORTH or not joins(root):
+            return None
+
+        def absorbs(n: ArrayNode, inside: set[int]) -> bool:
             return (
-                id(n) in at
-                and id(n) not in kept
-                and inside.issuperset(users[id(n)])
-                and not (id(n) in sources and id(n) in transcendental)
+                id(n) in self._at
+                and id(n) not in self._kept
+                and inside.issuperset(self._users[id(n)])
+                and not (id(n) in self._sources and id(n) in self._costly)
                 and all(x.spec.ndim <= root.spec.ndim + 1 for x in n.arrays)
                 and joins(n)
             )
 
-        members, boxes = walk(root, computed[: at[id(root)] + 1], absorbs)
+        members, boxes = walk(root, self.computed[: at + 1], absorbs)
         n_ops = weight(members, root)
-        if n_ops * totals[root].size < WORTH or (len(members) == 1 and n_ops < 2):
-            continue
-        loop = make_loop(root, members, boxes)
-        steps[id(root)] = loop
-        taken |= {id(n) for n in members}
-    for root in computed:
-        asked = id(root) in kept or any(
-            u in taken or sources.get(u) is not sources.get(id(root)) for u in users.get(id(root), [])
-        )
-        if id(root) in sources and id(root) not in taken and asked:
-            source = sources[id(root)]
+        return make_loop(root, members, boxes) if n_ops > 1 and n_ops * voxels >= WORTH else None
 
-            def follows(n: ArrayNode, inside: set[int], source: ArrayNode = source) -> bool:
-                return sources.get(id(n)) is source
-
-            members, boxes = walk(root, computed[: at[id(root)] + 1], follows)
-            if len(found := boxes[id(source)]) == 1:
-                steps[id(root)] = Table(root, members, (Operand(source, found[0], 0),))
-    return steps
+    def table(self, root: ArrayNode) -> Table | None:
+        """Return the table that gives a node, if there is one and the node is needed in itself."""
+        source = self._sources.get(id(root))
+        beyond = (u in self.taken or self._sources.get(u) is not source for u in self._users.get(id(root), []))
+        if source is None or id(root) in self.taken or not (id(root) in self._kept or any(beyond)):
+            return None
+        before = self.computed[: self._at[id(root)] + 1]
+        members, boxes = walk(root, before, lambda n, _: self._sources.get(id(n)) is source)
+        found = boxes[id(source)]
+        return Table(root, members, (Operand(source, found[0], 0),)) if len(found) == 1 else None
 
 
-def find_sources(order: Sequence[ArrayNode], leaves: set[int]) -> dict[int, ArrayNode]:
+def find_sources(computed: Sequence[ArrayNode]) -> dict[int, ArrayNode]:
     """Return the 8- or 16-bit array that each node is a function of, voxel by voxel, by id; only for nodes that have one."""
     source: dict[int, ArrayNode] = {}
-    for n in order:
-        if id(n) in leaves or not n.pointwise or n.tables or not n.arrays:
+    for n in computed:
+        if not n.pointwise or n.tables:
             continue
         behind = {id(s): s for s in (source.get(id(x), x) for x in n.arrays)}
         if len(behind) == 1 and (s := next(iter(behind.values()))).spec.shape == n.spec.shape and codes(s):

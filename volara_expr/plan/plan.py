@@ -199,7 +199,7 @@ def paths(region: Region) -> list[str]:
         step = region.steps.get(id(n))
         if step is not None:
             found.append(f"{step.path}: {' -> '.join(m.label for m in step.members)}")
-        elif n.pointwise or joins(n):
+        elif (n.pointwise and not n.tables) or joins(n):
             found.append(f"numpy: {n.label}")
     return found
 

@@ -153,9 +153,9 @@ def draw(panels: Sequence[Panel], columns: int | None = None) -> Picture:
     """
     n = min(columns or 4, len(panels))
     rows = -(-len(panels) // n)
-    width = 3.6 if n > 2 else 4.8
+    width = 3.6 if n > 2 else 4.4
     tallest = max(float(p.size[0] / p.size[1]) for p in panels)
-    figure = Picture(figsize=(width * n, (width * tallest + 0.3) * rows), dpi=90, facecolor=PAPER, layout="constrained")
+    figure = Picture(figsize=(width * n, (width * tallest + 0.3) * rows), dpi=80, facecolor=PAPER, layout="constrained")
     FigureCanvasAgg(figure)
     for k, panel in enumerate(panels):
         axes = figure.add_subplot(rows, n, k + 1)

@@ -34,17 +34,19 @@ class Reduce(Handle):
 
     def _reduce(self, function: str, axis: Axes, keepdims: bool) -> Array:
         spec = self.node.spec
-        if axis is None and not keepdims and not spec.box.empty:
-            whole = {"sum": total, "mean": total, "min": extreme, "max": extreme}.get(function)
-            if whole is not None:
-                return self._new(whole(self.node, function))
-            if function in ("any", "all"):
-                truth = Elementwise("not_equal", (self.node, False))
-                return self._new(extreme(truth, "max" if function == "any" else "min"))
         given = (axis,) if isinstance(axis, (int, str)) else axis
         axes = None if given is None else tuple(axis_number(a, spec.ndim, spec.space.names) for a in given)
         if axes is not None and len(set(axes)) < len(axes):
             raise ValueError(f"axis={axis!r} names an axis twice")
+        everything = spec.ndim > 0 and spec.ndim == (spec.ndim if axes is None else len(axes))
+        if everything and not keepdims and not spec.box.empty and spec.dtype.kind != "c":
+            if function in ("sum", "mean"):
+                return self._new(total(self.node, function))
+            if function in ("min", "max"):
+                return self._new(extreme(self.node, function))
+            if function in ("any", "all"):
+                truth = Elementwise("not_equal", (self.node, False))
+                return self._new(extreme(truth, "max" if function == "any" else "min"))
         return self._new(Reduction(function, self.node, axes, keepdims))
 
     def sum(self, axis: Axes = None, keepdims: bool = False) -> Array:

@@ -1,4 +1,4 @@
-"""The command line: `volara-expr segment`, `info`, and for runs on SLURM `status`, `attach`, `cancel`."""
+"""The command line: `volara-expr segment` and `info`; `run`, `plan`, `schema`, `status` and `drop`; on SLURM `attach` and `cancel`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from volara_expr.cli_runs import attach, cancel, status
+from volara_expr.cli_pipeline import drop, finish, plan, run, schema, status
+from volara_expr.cli_runs import attach, cancel
 
 __all__ = ["main"]
 
@@ -137,26 +138,19 @@ def segment(**options: Any) -> None:
 
     out = options["out"].rstrip("/")
     common = {"executor": options["executor"], "overwrite": options["overwrite"], "keep": options["keep"]}
-    run = ve.submit(
+    running = ve.submit(
         {f"{out}/fragments": fragments, f"{out}/graph": graph, f"{out}/lut": lut, f"{out}/segments": segments},
         chunks=one_for_axes(options["chunks"], segments),
         levels=options["levels"],
         progress=not options["quiet"],
         **common,
     )
-    try:
-        while not run.wait(0.2):
-            pass
-    except KeyboardInterrupt:
-        run.cancel()
-        click.echo("Interrupted. What is done is recorded; the same command goes on from there.", err=True)
-        sys.exit(130)
-    results = run.result()
+    results = finish(running)
     if not options["quiet"]:
         from volara_expr.run.progress import table
 
         made = results[f"{out}/graph"]
-        click.echo(table(run.reports))
+        click.echo(table(running.reports))
         click.echo(f"{made.nodes().num_rows:,} fragments, {made.edges().num_rows:,} edges")
         click.echo(f"segments: {out}/segments\ngraph: {made.node.path}")
 
@@ -250,16 +244,18 @@ def info(url: str, level: int, as_json: bool) -> None:
             click.echo(f"{key + ':':<14}{value}")
 
 
-for command in (status, attach, cancel):
+for command in (run, plan, schema, status, drop, attach, cancel):
     cli.add_command(command)
 
 
 def main() -> None:
     """Run the command line; errors of the user are one message, not a traceback."""
     from executors.protocol import BlockFailures, Cancelled, WorkersFailed
+    from volara_expr.expr.origin import from_line
 
     try:
-        cli.main(standalone_mode=False)
+        with from_line(" ".join(["volara-expr", *sys.argv[1:2]])):
+            cli.main(standalone_mode=False)
     except click.exceptions.Abort:
         click.echo("Aborted.", err=True)
         sys.exit(130)
@@ -268,7 +264,8 @@ def main() -> None:
         sys.exit(e.exit_code)
     except (*USER_ERRORS, BlockFailures, Cancelled, WorkersFailed) as e:
         text = str(e.args[0]) if isinstance(e, KeyError) and e.args else str(e)
-        click.echo(f"Error: {text}", err=True)
+        notes = [n for n in getattr(e, "__notes__", ()) if not n.startswith("in volara-expr")]
+        click.echo("\n".join([f"Error: {text}", *notes]), err=True)
         sys.exit(1)
 
 

@@ -1,4 +1,4 @@
-"""Commands for runs that go on without this process: `volara-expr status`, `attach`, `cancel`."""
+"""Commands for runs that go on without this process: `volara-expr attach`, `cancel`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from executors.slurm_files import RunFolder
 
-__all__ = ["attach", "cancel", "status"]
+__all__ = ["attach", "cancel", "runs_of", "summary"]
 
 
 def runs_of(place: str) -> list[RunFolder]:
@@ -60,13 +60,6 @@ def summary(run: RunFolder) -> str:
             counts = Counter(f"{q.state.lower()} ({q.reason})" if q.state == "PENDING" else q.state.lower() for q in queued)
             lines.append("  jobs: " + (", ".join(f"{n} {state}" for state, n in counts.items()) or "none; attach to go on"))
     return "\n".join(lines)
-
-
-@click.command()
-@click.argument("run")
-def status(run: str) -> None:
-    """Print how far SLURM runs are. RUN is the folder of a run, or a store that it writes to."""
-    click.echo("\n".join(map(summary, runs_of(run))))
 
 
 @click.command()

@@ -110,6 +110,6 @@ def test_a_run_is_cancelled_by_the_command_line_and_goes_on(cluster, tmp_path, c
 
 
 def test_a_command_without_a_run_says_so(tmp_path, capsys, monkeypatch):
-    code, _, err = run_cli(capsys, monkeypatch, "status", str(tmp_path / "out.zarr"))
+    code, _, err = run_cli(capsys, monkeypatch, "cancel", str(tmp_path / "out.zarr"))
     assert code == 1
     assert "no SLURM run lies at" in err

@@ -64,6 +64,49 @@ class Expression:
 
         return outline(self.node, variable_names())
 
+    def to_json(self) -> str:
+        """Return the expression as JSON, which `volara_expr.from_json` reads: the same expression, by its key.
+
+        Stored data is named by place and content, NumPy arrays up to 1 MiB are written out.
+
+        Raises
+        ------
+        ValueError
+            If it holds what no text can: a function that cannot be imported, or a larger NumPy array.
+
+        Examples
+        --------
+        >>> import numpy as np, volara_expr as ve
+        >>> smooth = ve.from_numpy(np.array([1, 9, 2])).gaussian(1)
+        >>> ve.from_json(smooth.to_json()).key == smooth.key
+        True
+        """
+        from volara_expr.array.steps import json_of
+
+        return json_of(self)
+
+    def to_yaml(self) -> str:
+        """Return the expression as YAML, to be read and changed; `volara_expr.from_json` reads it too.
+
+        Steps are called as the variables that hold them, and stored arrays are opened by their url.
+
+        Raises
+        ------
+        ValueError
+            As `to_json`.
+
+        Examples
+        --------
+        >>> import numpy as np, volara_expr as ve
+        >>> raw = ve.from_numpy(np.array([True, False]))
+        >>> print(raw.gaussian(1).to_yaml().splitlines()[-1])
+        result: ${gaussianfilter}
+        """
+        from volara_expr.array.names import variable_names
+        from volara_expr.array.steps import yaml_of
+
+        return yaml_of(self, variable_names())
+
     def __copy__(self) -> Self:
         return self
 

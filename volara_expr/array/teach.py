@@ -57,12 +57,12 @@ def call_text(name: str, signature: inspect.Signature, kwargs: Iterable[str], mi
     known = ARGUMENTS.get(unknown, "")
     near = get_close_matches(unknown, taken, 1, 0.6)
     if known in taken:
-        hint = f"here it is {known}"
+        hint = f": here it is {known}"
     elif near:
-        hint = f"did you mean {near[0]}?"
+        hint = f" (did you mean {near[0]}?)"
     else:
-        hint = known or METHODS.get(unknown, "")
-    return f"{name} has no argument {unknown!r}" + (f": {hint}" if hint else "") + f"; it takes {name}({shown})"
+        hint = f": {known}" if known else ""
+    return f"{name} has no argument {unknown!r}{hint}; it takes {name}({shown})"
 
 
 def no_attribute(kind: type, name: str) -> NoReturn:

@@ -383,7 +383,16 @@ def prepare(target: Target, workspace: Workspace, afresh: bool) -> Place:
     if afresh or not place.exists():
         place.ledger.discard()
         incarnation = place.ledger.create(
-            {"digest": target.node.digest, "op": target.node.label, "expression": tree([target.node])}
+            {
+                "digest": target.node.digest,
+                "op": target.node.label,
+                "expression": tree([target.node]),
+                "kind": place.kind,
+                "url": place.url,
+                "named": target.url is not None,
+                "lo": place.grid.domain.lo,
+                "hi": place.grid.domain.hi,
+            }
         )
         if place.kind == "array":
             if target.url is None and os.path.exists(place.url):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -119,12 +120,12 @@ class EdgeTable(BlockTable):
     def cells(self) -> BlockGrid:
         return grid_of(self.labels.spec.box, self.block)
 
-    @property
+    @cached_property
     def used(self) -> tuple[int, ...]:
         """Channels in the order of the scores; one may serve several."""
         return tuple(c for channels in self.channels for c in channels)
 
-    @property
+    @cached_property
     def _offsets(self) -> tuple[tuple[int, ...], ...]:
         """Offset of each used channel over all axes of the labels."""
         space = self.labels.spec.space

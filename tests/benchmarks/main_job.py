@@ -20,12 +20,13 @@ import tempfile
 from pathlib import Path
 
 OURS = """
-import json, resource, sys, time
+import json, sys, time
 import volara_expr as ve
 from executors import Multiprocessing, Serial
+from executors.worker import peak_rss_bytes
 import numba, tensorstore, duckdb, pyarrow.parquet
 from volara_expr.kernels import edges, graph, mutex_watershed, relabel
-bare = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+bare = peak_rss_bytes()
 affs_url, out, block, context, workers = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
 started = time.perf_counter()
 affs = ve.open(affs_url)
@@ -36,12 +37,14 @@ frags = affs.watershed(bias=[-.5 if u else -.6 for u in unit], strides=[(1, 1, 1
 scores = {"direct": [i for i, u in enumerate(unit) if u], "long": [i for i, u in enumerate(unit) if not u]}
 graph = frags.agglomerate(affs, scores={k: v for k, v in scores.items() if v})
 lut = graph.mutex_watershed({"direct": (1.0, -0.6), "long": (1.0, -0.7)} if scores["long"] else {"direct": (1.0, -0.6)})
-run = ve.submit({out + "/seg": frags.relabel(lut), out + "/graph": graph}, executor=Multiprocessing(workers) if workers > 1 else Serial())
+seg = frags.relabel(lut)
+executor = Multiprocessing(workers) if workers > 1 else Serial()
+run = ve.submit({out + "/seg": seg, out + "/graph": graph}, executor=executor)
 run.wait()
 run.result()
 total = time.perf_counter() - started
-print("RESULT " + json.dumps({"seconds": {r.name: r.seconds for r in run.reports}, "total": total, "bare_kb": bare,
-      "peak_kb": max(r.peak_bytes for r in run.reports) // 1024}))
+print("RESULT " + json.dumps({"seconds": {r.name: r.seconds for r in run.reports}, "total": total, "bare_kb": bare // 1024,
+      "peak_kb": max(r.peak_bytes for r in run.reports) // 1024, "projected_kb": seg.plan(executor=executor).peak_bytes // 1024}))
 """
 
 

@@ -82,10 +82,10 @@ def test_channels_are_mapped_over():
     assert_blockwise_equal(ve.from_numpy(values, axes=("c", "y", "x")).local_maxima(), expected)
 
 
-@given(st.data(), sides)
-@settings(max_examples=20, deadline=None)
-def test_one_flooded_block_is_scikit_images(data, shape):
-    image = rng.permutation(int(np.prod(shape))).reshape(shape).astype("f4")
+@given(st.data(), sides, st.sampled_from(["u1", "i4", "f4"]), st.sampled_from([2, 20, 2000]))
+@settings(max_examples=30, deadline=None)
+def test_one_flooded_block_is_scikit_images(data, shape, dtype, levels):
+    image = rng.integers(0, min(levels, 255 if dtype == "u1" else levels), shape).astype(dtype)
     seeds = np.where(rng.random(shape) < 0.03, rng.integers(1, 99, shape), 0)
     mask = rng.random(shape) < 0.9
     connectivity = data.draw(st.integers(1, image.ndim))

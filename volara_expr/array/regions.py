@@ -165,10 +165,10 @@ class Regions(Handle):
 
         The order of flooding is global, so it cannot be had block by block. Each block is flooded together with its context and
         cropped; the blocks are a parameter, and the result depends on them and on nothing else, no execution grid. Labels are
-        those of the seeds, so a basin that spans blocks has one label throughout. Against the whole array, a voxel differs where
-        its flood came from a seed further than `context` from its block (it then belongs to another seed, or stays 0), so choose
-        a context of the size of a basin. In a single block it is scikit-image's result, but for seeds of equal value that
-        compete for a voxel: those are taken in raster order.
+        those of the seeds, so a basin that spans blocks has one label throughout. Against the whole array, a voxel can differ where
+        its flood came from a seed, or by a way, further than `context` from its block (it then belongs to another seed, or stays 0),
+        and on plateaus where floods of one level meet, since who comes first is global too: choose a context of the size of a
+        basin. In a single block it is scikit-image's result; seeds enter the flood at their own value.
 
         Halo: whole blocks, and `context` beyond them. Exact.
 

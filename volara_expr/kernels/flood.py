@@ -17,8 +17,8 @@ __all__ = ["flood"]
 def flood(image: NDArray[Any], seeds: NDArray[Any], mask: NDArray[Any] | None = None, connectivity: int = 1) -> NDArray[Any]:
     """Grow seeds over an image, lowest values first (Beucher and Meyer 1993), as `skimage.segmentation.watershed`.
 
-    Voxels are taken by value, equal ones in the order in which they were reached, seeds in raster order. A voxel gets the label
-    of the first one that reaches it.
+    Voxels are taken by the level of the flood that reaches them, at least their own value; equal ones in the order in which they
+    were reached. A voxel gets the label of the first that reaches it. Seeds enter at their own value.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def _push(value, age, index, n, values, ages, indices):
     i = n
     while i > 0:
         up = (i - 1) // 2
-        if values[up] < value or (values[up] == value and ages[up] < age):
+        if values[up] < value or (values[up] == value and ages[up] <= age):
             break
         values[i] = values[up]
         ages[i] = ages[up]
@@ -86,7 +86,7 @@ def _drop(n, values, ages, indices):
         right = down + 1
         if right < n - 1 and (values[right] < values[down] or (values[right] == values[down] and ages[right] < ages[down])):
             down = right
-        if value < values[down] or (value == values[down] and age < ages[down]):
+        if value < values[down] or (value == values[down] and age <= ages[down]):
             break
         values[i] = values[down]
         ages[i] = ages[down]
@@ -106,20 +106,20 @@ def _flood(image, free, offsets, labels):
     ages = np.empty(most, np.int64)
     indices = np.empty(most, np.int64)
     n = 0
-    age = 0
     for i in range(labels.shape[0]):
-        if labels[i] != 0:
-            _push(image[i], age, i, n, values, ages, indices)
+        if labels[i] != 0:  # seeds of one value come in the order of the heap, as in scikit-image
+            _push(image[i], 0, i, n, values, ages, indices)
             n += 1
-            age += 1
+    age = 0
     while n > 0:
         at = indices[0]
+        level = values[0]
         _drop(n, values, ages, indices)
         n -= 1
         for k in range(offsets.shape[0]):
             to = at + offsets[k]
             if free[to] and labels[to] == 0:
                 labels[to] = labels[at]
-                _push(image[to], age, to, n, values, ages, indices)
-                n += 1
                 age += 1
+                _push(max(image[to], level), age, to, n, values, ages, indices)  # a flood does not sink
+                n += 1

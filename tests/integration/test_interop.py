@@ -216,6 +216,8 @@ def test_napari_evaluates_single_slices(lazy, blocks):
     image = layers.Image(lazy, contrast_limits=(0, 255), multiscale=False)
     labels = layers.Labels((lazy > 99).astype(np.uint64), multiscale=False)
     assert image.data is lazy
+    made = layers.Layer.create(*lazy.to_napari())
+    assert (made.name, tuple(made.scale), tuple(made.translate)) == ("lazy", (40, 4, 4), (20, 2, 2))
     assert isinstance(labels.data, ve.Array)
     assert blocks
     assert set(blocks) == {(1, 12, 10)}

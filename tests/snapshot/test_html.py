@@ -6,10 +6,13 @@ import re
 from pathlib import Path
 
 import numpy as np
+from hypothesis import HealthCheck, given, settings
 
 import volara_expr as ve
 from volara_expr.expr import ArrayNode, BlockTable
 from volara_expr.run.progress import StageReport, as_html
+from volara_expr.testing.strategies import pipelines
+from volara_expr.view.summary import inferred_halo
 
 SNAPSHOT = Path(__file__).with_name("summaries.html")
 OFFSETS = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 8, 0), (0, 0, 8)]
@@ -83,6 +86,26 @@ def test_a_long_expression_is_cut_short():
         x = x + 1
     assert len(x.tree().splitlines()) < 100
     assert "more nodes" in x.tree()
+
+
+def test_the_halo_is_that_of_all_channels_and_of_whole_blocks():
+    raw = ve.from_numpy(np.zeros((50, 60, 70), np.uint8), voxel_size=4, units="nm")
+    assert inferred_halo(raw.node) == {}
+    chain = raw.gaussian(1).median(3)  # 4 and 1
+    assert inferred_halo(chain.node) == {"z": (5, 5), "y": (5, 5), "x": (5, 5)}
+    assert inferred_halo(ve.stack([raw, raw.uniform((1, 5, 1)), raw.uniform((1, 1, 3))]).node) == {"y": (2, 2), "x": (1, 1)}
+    assert inferred_halo(chain[:, ::2].node) == {"z": (5, 5), "x": (5, 5)}  # y has other voxels
+    affs = ve.stack([raw, raw], neighborhood=[(0, 1, 0), (0, 0, 1)]).normalize(0, 255)
+    frags = affs.watershed(bias=-0.5, block_size=16, context=(2, 3, 4))
+    assert inferred_halo(frags.node) == {"z": (2, 2), "y": (3, 3), "x": (4, 4)}
+
+
+@given(pipelines())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+def test_every_pipeline_has_a_summary(pipeline):
+    array = pipeline.array
+    assert array.tree().splitlines()[0].startswith(f"array = {array.node.label}")
+    assert "to write it" in array._repr_html_()
 
 
 def test_what_write_would_refuse_is_said(monkeypatch):

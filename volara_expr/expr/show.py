@@ -11,7 +11,7 @@ __all__ = ["html_outline", "html_table", "one_line", "outline", "tree"]
 
 TABLE = "border-collapse:collapse;font-size:13px;margin:4px 0"
 CELL = "border:1px solid rgba(128,128,128,0.4);padding:3px 8px;text-align:left;vertical-align:top"
-PRE = "font-size:12px;line-height:1.35;margin:6px 0;overflow-x:auto;white-space:pre"
+PRE = "font-family:monospace;font-size:12px;line-height:1.35;margin:6px 0;overflow-x:auto;white-space:pre"
 
 
 def one_line(node: Node) -> str:

@@ -76,8 +76,11 @@ def inferred_halo(node: ArrayNode) -> dict[str, tuple[int, int]]:
     order = [n for n in topological([node]) if isinstance(n, ArrayNode)]
     spec = node.spec
     unit = next((n.unit for n in order if n.unit is not None and n.spec.ndim == spec.ndim), (1,) * spec.ndim)
-    lo = tuple((a + b) // 2 // u * u for a, b, u in zip(spec.box.lo, spec.box.hi, unit, strict=True))
-    block = Box(lo, tuple(a + u for a, u in zip(lo, unit, strict=True)))
+    lo, hi = list(spec.box.lo), list(spec.box.hi)  # channels are taken whole
+    for i in spec.space.spatial:
+        lo[i] = (lo[i] + hi[i]) // 2 // unit[i] * unit[i]
+        hi[i] = lo[i] + unit[i]
+    block = Box(tuple(lo), tuple(hi))
     boxes = {node: block}
     halo: dict[str, tuple[int, int]] = {}
     for n in reversed(order):

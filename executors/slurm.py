@@ -165,7 +165,7 @@ class Slurm:
         """Run every pending block of every job, as `executors.protocol.Executor.run` promises, but for the end of this process.
 
         Where a run of these jobs is queued already, watch that. On Ctrl-C at a terminal, ask whether to cancel the jobs or to
-        leave them.
+        leave them. The run's folder, with all logs, stays until the next run of one of these jobs.
 
         Raises
         ------
@@ -200,7 +200,6 @@ class Slurm:
         except BaseException:
             self._cancel(run)
             raise
-        shutil.rmtree(run.path, ignore_errors=True)
 
     def scripts(self, jobs: Sequence[Job]) -> str:
         """Return the scripts of the first array of each stage and of its gate."""

@@ -51,9 +51,11 @@ class Watch:
             if now >= next_read:
                 try:
                     state = self._run.state()
+                    self._read(state)
                 except FileNotFoundError:
+                    if self._run.path.exists():
+                        raise
                     return self._after_another_driver()
-                self._read(state)
                 if state.phase == "failed":
                     raise error_of(self._run)
                 if state.phase == "cancelled" or self._run.cancelled:
@@ -151,7 +153,7 @@ class Watch:
         """Say how many tasks run and wait, where that changed."""
         running = sum(job.state == "RUNNING" for job in tasks)
         waiting = [job.reason for job in tasks if job.state == "PENDING"]
-        told = f"{running} tasks running"
+        told = f"tasks: {running} running"
         if waiting:
             told += f", {len(waiting)} pending ({Counter(waiting).most_common(1)[0][0]})"
         if told != self._told and self._announced:

@@ -280,4 +280,4 @@ def test_batches_follow_the_time_that_blocks_take(cluster, start, tmp_path):
 def test_tasks_that_run_and_wait_are_told(cluster, start, tmp_path):
     job = ToyJob(str(tmp_path / "job"), 12, body=lambda i: time.sleep(0.3) or i * i)
     told = [event.message for event in start(job, throttle=1, max_tasks=3).result() if event.kind == "workers"]
-    assert "1 tasks running" in " ".join(told)
+    assert "tasks: 1 running" in " ".join(told)

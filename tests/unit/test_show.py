@@ -106,6 +106,8 @@ def test_mistakes_say_what_is_there(raw):
         raw.show(z=1, y=2)
     with pytest.raises(TypeError, match="nothing to show"):
         ve.show([])
+    with pytest.raises(IndexError, match=r"shape \(0, 20, 30\) has nothing to show"):
+        raw[:0].show()
 
 
 def test_panels_share_what_they_need(raw, monkeypatch):
@@ -122,6 +124,7 @@ def test_to_napari_says_where_and_what(raw):
     _, about, kind = raw[2:].to_napari()
     assert (kind, about["name"], about["contrast_limits"]) == ("image", "crop", (0, 255))
     assert (about["scale"], about["translate"]) == ((40, 4, 8), (100, 2, 4))
+    assert ve.stack([raw, raw]).to_napari()[1]["translate"] == (0, 20, 2, 4)
     assert (raw > 3).astype("u8").to_napari("cells")[1:] == (
         {"name": "cells", "multiscale": False, "scale": (40, 4, 8), "translate": (20, 2, 4)},
         "labels",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,13 +91,14 @@ class Viewing(Handle):
         >>> raw.to_napari()[1]
         {'name': 'raw', 'multiscale': False, 'scale': (40.0, 4.0, 4.0), 'translate': (20.0, 2.0, 2.0), 'contrast_limits': (0, 255)}
         """
-        spec = self.node.spec
-        size, origin = spec.space.voxel_size, spec.space.origin
+        spec, space = self.node.spec, self.node.spec.space
+        half = [Fraction(axis.type == "space", 2) for axis in space.axes]  # napari counts from the centre of a voxel
+        first = [(lo + h) * s + o for lo, h, s, o in zip(spec.box.lo, half, space.voxel_size, space.origin, strict=True)]
         about: dict[str, Any] = {
             "name": name or variable_names().get(self.node, self.node.label),
             "multiscale": False,
-            "scale": tuple(map(float, size)),
-            "translate": tuple(float(o + (lo + 0.5) * s) for o, lo, s in zip(origin, spec.box.lo, size, strict=True)),
+            "scale": tuple(map(float, space.voxel_size)),
+            "translate": tuple(map(float, first)),
         }
         if is_labels(spec.dtype):
             return self._new(self.node), about, "labels"

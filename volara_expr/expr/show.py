@@ -41,7 +41,7 @@ def tree(roots: Sequence[Node]) -> str:
     return "\n".join(lines)
 
 
-def lines(root: Node, names: Mapping[Node, str], limit: int = 60) -> list[tuple[str, str, str]]:
+def tree_lines(root: Node, names: Mapping[Node, str], limit: int = 60) -> list[tuple[str, str, str]]:
     """Return an expression as a tree, the result first: for each line its indentation, the node's name or "", and its text.
 
     A node with one input stands right above it; several are set off by branches. What several use is told once.
@@ -74,14 +74,16 @@ def lines(root: Node, names: Mapping[Node, str], limit: int = 60) -> list[tuple[
 
 def outline(root: Node, names: Mapping[Node, str]) -> str:
     """Return an expression as a tree of text, the result first."""
-    return "\n".join(f"{at}{name}{' = ' if name and text[0] != ' ' else ''}{text}" for at, name, text in lines(root, names))
+    return "\n".join(
+        f"{at}{name}{' = ' if name and text[0] != ' ' else ''}{text}" for at, name, text in tree_lines(root, names)
+    )
 
 
 def html_outline(root: Node, names: Mapping[Node, str]) -> str:
     """Return an expression as a tree in HTML, the result first."""
     rows = [
         f"{at}<b>{escape(name)}</b>{' = ' if name and text[0] != ' ' else ''}{escape(text)}"
-        for at, name, text in lines(root, names)
+        for at, name, text in tree_lines(root, names)
     ]
     return f"<pre style='{PRE}'>{chr(10).join(rows)}</pre>"
 

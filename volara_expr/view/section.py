@@ -78,6 +78,8 @@ def is_labels(dtype: np.dtype[Any]) -> bool:
 def section(node: ArrayNode, region: Region) -> tuple[Box, tuple[int, ...]]:
     """Return the box of a section, and its axes: rows, columns and, where there is one, channels."""
     space, shape = node.spec.space, node.spec.shape
+    if not node.spec.box.size:
+        raise IndexError(f"an array of shape {shape} has nothing to show; give a slice that is not empty")
     given: dict[str, slice | int] = {name: item for name, item in region.items() if name in space.names}
     free = [i for i in space.spatial if not isinstance(given.get(space.names[i]), (int, np.integer))]
     if len(free) < 2:
@@ -101,9 +103,11 @@ def arranged(values: npt.NDArray[Any], axes: tuple[int, ...]) -> npt.NDArray[Any
     """Return a section with rows and columns first, and none or three channels last."""
     order = axes + tuple(i for i in range(values.ndim) if i not in axes)
     flat = values.transpose(order).reshape([values.shape[i] for i in axes])
-    if flat.ndim == 2 or flat.shape[2] == 3:
+    if flat.ndim == 2:
         return flat
-    if flat.shape[2] != 2:
+    if flat.shape[2] >= 3:
+        return flat[..., :3]
+    if flat.shape[2] == 1:
         return flat[..., 0]
     return np.concatenate([flat, np.zeros_like(flat[..., :1])], axis=-1)
 

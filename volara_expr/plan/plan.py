@@ -170,7 +170,7 @@ class Plan:
             rows.append((str(i), grid, reads, fused, stores, gb(s.projected_bytes)))
         warned = "".join(f"<p>&#9888; {escape(w)}</p>" for w in self.warnings)
         return (
-            f"<p>{len(self.stages)} stages, {self.workers} workers, projected peak <b>{gb(self.peak_bytes)}</b> per worker "
+            f"<p>stages: {len(self.stages)}, workers: {self.workers}, projected peak <b>{gb(self.peak_bytes)}</b> per worker "
             f"(allowed {gb(self.worker_bytes)})</p>{html_table(rows, ('', 'blocks', 'read', 'fused', 'store', 'memory'))}{warned}"
         )
 

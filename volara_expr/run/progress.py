@@ -228,7 +228,7 @@ def as_html(reports: Sequence[StageReport], title: str = "stage") -> str:
     rows = []
     for r in reports:
         bar = f"<progress value='{r.blocks}' max='{max(r.total, 1)}'></progress> {r.blocks:,} of {r.total:,}"
-        notes = [f"{n} attempts {what}" for n, what in ((r.failed, "failed"), (r.lost, "lost")) if n]
+        notes = [f"attempts {what}: {n}" for n, what in ((r.failed, "failed"), (r.lost, "lost")) if n]
         notes += [escape(r.workers)] if r.workers else []
         rows.append((escape(r.name), bar, f"{r.rate:.3g}/s" if r.rate else "", r.time, ", ".join(notes)))
     return html_table(rows, (title, "blocks", "rate", "time", ""))

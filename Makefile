@@ -36,6 +36,8 @@ snapshots: .venv/test
 	$(BIN)/python tests/snapshot/test_text.py
 	$(BIN)/python tests/snapshot/test_html.py
 	$(BIN)/python docs/build_operations.py
+	$(BIN)/python docs/build_reference.py
+	$(BIN)/python tests/snapshot/test_mistakes.py
 
 clean:
 	rm -rf .venv demo_out

@@ -151,6 +151,12 @@ class Shape(Handle):
         ------
         ValueError
             If an axis has another number of entries.
+
+        Examples
+        --------
+        >>> import numpy as np, volara_expr as ve
+        >>> ve.from_numpy(np.zeros((1, 3, 4))).squeeze("z").shape
+        (3, 4)
         """
         return self._new(squeeze(self.node, self._axes(axis)))
 
@@ -158,6 +164,12 @@ class Shape(Handle):
         """Add a channel axis of one entry at a position, as `numpy.expand_dims` does.
 
         Halo: none.
+
+        Examples
+        --------
+        >>> import numpy as np, volara_expr as ve
+        >>> ve.from_numpy(np.zeros((3, 4))).expand_dims(0).axes
+        ('c', 'y', 'x')
         """
         return self._new(ExpandDims(self.node, axis_number(axis, self.node.spec.ndim + 1)))
 
@@ -193,13 +205,34 @@ class Shape(Handle):
         return self._new(Pad(self.node, pad_width(self.node.spec.space, width), mode, value))
 
     def concat(self, *others: Array, axis: int | str = 0) -> Array:
-        """Join arrays along an axis, this one first; see `volara_expr.concat`."""
+        """Join arrays along an axis, this one first; see `volara_expr.concat`.
+
+        Halo: none.
+
+        Examples
+        --------
+        >>> import numpy as np, volara_expr as ve
+        >>> a = ve.from_numpy(np.arange(3))
+        >>> a.concat(a[:1]).compute()
+        array([0, 1, 2, 0])
+        """
         spec = self.node.spec
         at_ = axis_number(axis, spec.ndim, spec.space.names)
         return self._new(Concat((self.node, *map(node_of, others)), at_))
 
     def stack(self, *others: Array, axis: int = 0, neighborhood: Sequence[Sequence[int]] | None = None) -> Array:
-        """Join arrays along a new channel axis, this one first; see `volara_expr.stack`."""
+        """Join arrays along a new channel axis, this one first; see `volara_expr.stack`.
+
+        Halo: none.
+
+        Examples
+        --------
+        >>> import numpy as np, volara_expr as ve
+        >>> a = ve.from_numpy(np.arange(3))
+        >>> a.stack(a * 2).compute()
+        array([[0, 1, 2],
+               [0, 2, 4]])
+        """
         return self._new(stack((self.node, *map(node_of, others)), axis, neighborhood))
 
     def with_neighborhood(self, neighborhood: Sequence[Sequence[int]], axis: int | None = None) -> Array:

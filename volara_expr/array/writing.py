@@ -464,7 +464,17 @@ class Evaluation(Handle):
         return submit({url: self}, **options)
 
     def checkpoint(self) -> Array:
-        """Return the same array, to be stored on the way: its users read it instead of computing it again."""
+        """Return the same array, to be stored on the way: its users read it instead of computing it again.
+
+        Halo: none.
+
+        Examples
+        --------
+        >>> import numpy as np, volara_expr as ve
+        >>> smooth = ve.from_numpy(np.zeros((64, 64))).gaussian(2)
+        >>> "store  checkpoint" in smooth.checkpoint().median(3).plan().explain()
+        True
+        """
         from volara_expr.ops.sources import Checkpoint
 
         return self._new(Checkpoint(self.node))

@@ -11,13 +11,12 @@ import asyncio
 import logging
 import os
 import pickle
-import queue
 import re
 import shutil
 import threading
 import time
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -49,6 +48,9 @@ _AHEAD = 2
 
 _MAX_BATCH = 500
 """Blocks in a batch at most, so that what a batch reports stays small."""
+
+_KEPT_JOURNALS = 1000
+"""A worker that dies takes results along; Dask may run such a task again, until it hears that they were booked."""
 
 _TICK_S = 0.1
 """How often `should_stop` is asked."""
@@ -180,8 +182,8 @@ class _Report:
     """What became of a batch."""
 
     worker: str = "Dask"
-    ready: bool = False
-    """The worker had set the job up."""
+    ready: bool | None = None
+    """The job was set up; None where the batch had not begun."""
     events: list[Event] = field(default_factory=list)
     death: str = _DEATH
     """Why blocks are unfinished, if some are."""
@@ -200,7 +202,9 @@ class _Run:
         self._folder = self._path.with_suffix(f".{name}.dask")
         self._key = re.sub(r"\W+", "_", blocks.job.name) + f"-{name}"
         self._flying: dict[int, tuple[list[int], Any]] = {}
-        self._ended: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._ended: deque[int] = deque()
+        self._wake = threading.Event()
+        self._booked: deque[Path] = deque()  # journals
         self._n_batches = 0
         self._slots = n_threads(self._client)
         self._seconds = blocks.job.resources.seconds_per_block
@@ -218,9 +222,13 @@ class _Run:
                 if self._should_stop():
                     done, total = self._blocks.n_done, self._blocks.total
                     raise Cancelled(f"stopped after {done} of {total} blocks of {self._blocks.job.name!r}")
-                if time.monotonic() - look > _LOOK_S:
+                if self._client.status == "closed":
+                    raise WorkersFailed(
+                        f"the Dask scheduler is gone; {self._blocks.n_done} blocks are recorded, run the same line again"
+                    )
+                if time.monotonic() - look > _LOOK_S and self._client.status == "running":
                     look, self._slots = time.monotonic(), n_threads(self._client)
-                if time.monotonic() - quiet > _IDLE_S:
+                if time.monotonic() - quiet > _IDLE_S and self._client.status == "running":
                     quiet = time.monotonic()
                     self._look_for_workers()
 
@@ -233,7 +241,7 @@ class _Run:
             resources = self._executor.resources or None
             future = self._client.submit(run_batch, *arguments, key=f"{self._key}-{number}", resources=resources, pure=False)
             self._flying[number] = batch, future
-            future.add_done_callback(lambda _, number=number: self._ended.put(number))
+            future.add_done_callback(lambda _, number=number: self._end(number))
 
     def _next_batch(self) -> list[int]:
         blocks = self._blocks
@@ -246,12 +254,13 @@ class _Run:
 
     def _wait(self) -> list[int]:
         """Wait a moment for batches that ended."""
-        ended = []
-        with suppress(queue.Empty):
-            ended.append(self._ended.get(timeout=_TICK_S))
-            while True:
-                ended.append(self._ended.get_nowait())
-        return ended
+        self._wake.wait(_TICK_S)
+        self._wake.clear()
+        return [self._ended.popleft() for _ in range(len(self._ended))]
+
+    def _end(self, number: int) -> None:
+        self._ended.append(number)
+        self._wake.set()
 
     def _book(self, numbers: Sequence[int]) -> bool:
         """Book what became of batches; False where there are none."""
@@ -259,14 +268,15 @@ class _Run:
             batch, future = self._flying.pop(number)
             report = read_journal(self._folder / str(number))
             error = future.exception() if future.status == "error" else None
-            if isinstance(error, KilledWorker):
-                report.ready = True  # which is not known, but no worker failed to prepare the job
-            elif error is not None:
+            if error is not None and not isinstance(error, KilledWorker):
+                report.ready = False
                 trace = "".join(format_tb(future.traceback()))
                 report.death = f"a worker could not run {self._blocks.job.name!r}: {error!r}\n{trace}"
             future.release()
             self._book_report(report, batch)
-            (self._folder / str(number)).unlink(missing_ok=True)
+            self._booked.append(self._folder / str(number))
+            if len(self._booked) > _KEPT_JOURNALS:
+                self._booked.popleft().unlink(missing_ok=True)
         return bool(numbers)
 
     def _book_report(self, report: _Report, batch: Sequence[int]) -> None:
@@ -284,8 +294,8 @@ class _Run:
         if not started:
             return
         self._deaths.append(report.death)
-        self._early_deaths += not report.ready
-        if started and not any(started.values()) and (report.events or len(batch) == 1) and report.ready:
+        self._early_deaths += report.ready is False
+        if report.ready and not any(started.values()):
             first = next(iter(started))  # the worker died while it read this
             started[first] = True
             self._blocks.update(Event("started", self._blocks.job.key, first), report.worker)
@@ -299,14 +309,13 @@ class _Run:
             )
 
     def _look_for_workers(self) -> None:
-        """Say that nothing happens, or give up where all workers died."""
+        """Say that nothing happens, where no worker has anything to do."""
         tasks_of_workers = self._client.processing()
-        if self._deaths and not tasks_of_workers:
-            raise WorkersFailed(f"no worker is left for {self._blocks.job.name!r}. The last loss: {self._deaths[-1]}")
         if not any(tasks_of_workers.values()):
             needed = f" that offers {self._executor.resources}" if self._executor.resources else ""
+            last = f". The last loss: {self._deaths[-1]}" if self._deaths else ""
             n = len(tasks_of_workers)
-            logger.warning("%s waits for a Dask worker%s; the cluster has %d", self._blocks.job.name, needed, n)
+            logger.warning("%s waits for a Dask worker%s; the cluster has %d%s", self._blocks.job.name, needed, n, last)
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
@@ -316,7 +325,7 @@ class _Run:
             try:
                 yield
             except BaseException:
-                with suppress(OSError, RuntimeError):  # a cluster that is gone; why this run stops matters more
+                if self._client.status == "running":
                     self._client.cancel([future for _, future in self._flying.values()], force=True)
                     self._close()
                 raise
@@ -385,6 +394,7 @@ def read_journal(path: Path) -> _Report:
     report = _Report()
     with suppress(EOFError, pickle.UnpicklingError, FileNotFoundError), open(path, "rb") as journal:
         report.worker = pickle.load(journal)
+        report.ready = False
         report.ready = pickle.load(journal)
         while True:
             report.events.append(pickle.load(journal))

@@ -62,7 +62,7 @@ def running():
 
 class TestDask(ExecutorContract):
     tells_deaths = False
-    n_trivial = 60_000
+    n_trivial = 40_000
 
     @pytest.fixture(autouse=True)
     def _cluster(self, client, monkeypatch):
@@ -79,15 +79,14 @@ class TestDask(ExecutorContract):
 
     def test_workers_die_with_a_driver_that_is_killed(self, tmp_path, folder):
         """They are the user's and live on, but run no further block."""
-        job = ToyJob(folder, 100)
+        job = ToyJob(folder, 200)
         script = self._start_script(tmp_path, job, seconds=0.2)
         wait_until(lambda: len(job.done()) >= 4)
         script.kill()
         script.communicate(timeout=30)
         self._assert_no_worker_is_left(job)
         assert all(is_alive(pid) for pid in job.pids())
-        assert len(job.done()) < 50
-        assert len(set(job.log("closed"))) == len(set(job.pids()))
+        assert len(job.done()) < 100
 
 
 @dataclass

@@ -98,7 +98,7 @@ def __getattr__(name: str) -> Any:
         import_module("volara_expr.array.teach").no_name(name, __all__)
     module, _, attribute = _HOMES[name].partition(":")
     value = getattr(import_module(module), attribute or name)
-    if isinstance(value, FunctionType):
+    if isinstance(value, FunctionType) and not hasattr(value, "__wrapped__"):
         value = import_module("volara_expr.array.teach").teaching(value)
     globals()[name] = value
     return value

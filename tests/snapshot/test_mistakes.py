@@ -10,6 +10,8 @@ import linecache
 import os
 import pickle
 import re
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -144,6 +146,26 @@ def test_lines_are_no_part_of_an_expression_and_travel_with_it():
     del node
     again = unpack(pickle.loads(pickle.dumps(packed)))[-1]
     assert (again.digest, line_of(again.origin)) == (digest, line)
+
+
+def test_cells_of_a_notebook_go_by_their_number():
+    code = (
+        "from IPython.core.interactiveshell import InteractiveShell\n"
+        "shell = InteractiveShell.instance()\n"
+        "shell.run_cell('import volara_expr as ve, numpy as np', store_history=True)\n"
+        "done = shell.run_cell('a = ve.from_numpy(np.zeros(3))\\na.gausian(3)', store_history=True)\n"
+        "print(done.error_in_exec.__notes__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert "['in Cell In[2]:2: a.gausian(3)']" in done.stdout
+
+
+def test_arguments_that_pass_through_are_answered_too(tmp_path):
+    graph = ve.from_numpy(np.ones((2, 4), np.uint64)).agglomerate(
+        ve.from_numpy(np.ones((1, 2, 4)), axes=("c", "y", "x"), neighborhood=[(0, 1)]), scores={"a": [0]}
+    )
+    with pytest.raises(TypeError, match=r"write has no argument 'num_workers': executor='multiprocessing:8'"):
+        graph.write(tmp_path / "out.zarr", num_workers=8)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,17 @@ import types
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from functools import update_wrapper
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar, cast
 
 from volara_expr.array.vocabulary import ARGUMENTS, METHODS
 from volara_expr.expr.origin import add_line, here
 
 __all__ = ["no_attribute", "no_name", "teaching"]
 
+F = TypeVar("F", bound=Callable[..., Any])
 
-def teaching(function: Callable[..., Any]) -> Callable[..., Any]:
+
+def teaching(function: F) -> F:
     """Return the function, with errors that name the user's line, and the right argument where one does not exist."""
     say = explain
 
@@ -31,7 +33,7 @@ def teaching(function: Callable[..., Any]) -> Callable[..., Any]:
 
     # With the original's globals, doctest still sees whose examples these are.
     own = types.FunctionType(wrapper.__code__, function.__globals__, function.__name__, None, wrapper.__closure__)
-    return update_wrapper(own, function)
+    return cast(F, update_wrapper(own, function))
 
 
 def explain(error: Exception, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exception:

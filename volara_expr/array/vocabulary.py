@@ -63,10 +63,8 @@ METHODS = {
     "save": "write(url)",
     "store": "write(url)",
     "visualize": "plan().explain()",
-    "explain": "plan().explain()",
     "sel": "a.world['400nm':'800nm']",
     "isel": "a[10:20]",
-    "astype_saturate": "astype(dtype, saturate=True)",
     # NumPy
     "amax": "max(axis)",
     "amin": "min(axis)",
@@ -93,7 +91,6 @@ ARGUMENTS = {
     # volara
     "adjacency_thresh": "give scores={'name': offsets}",
     "db": "the graph is the result: graph.write(url)",
-    "dist_thresh": "give scores={'name': offsets}",
     "filter_fragments": "min_mean_affinity",
     "fragments": "the labels are the array before the dot",
     "lut_name": "lut",
@@ -142,7 +139,6 @@ ARGUMENTS = {
     "out": "expressions are not written into; use write(url)",
     "where": "mask the array before: a.mask(m)",
     "ddof": "there is none",
-    "bins": "bins of histogram",
     "a_max": "hi",
     "a_min": "lo",
     "max": "hi",
@@ -150,6 +146,5 @@ ARGUMENTS = {
     "constant_values": "value",
     "pad_width": "width",
     "factor": "factors",
-    "func_name": "name",
 }
 """Names of arguments that an operation does not have, and what to give instead: an argument that it has, or what to do."""

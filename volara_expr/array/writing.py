@@ -20,6 +20,7 @@ from volara_expr.array.base import Handle
 from volara_expr.array.graph import Graph
 from volara_expr.array.lut import Lut
 from volara_expr.array.tables import Table
+from volara_expr.array.teach import teaching
 from volara_expr.config import config
 from volara_expr.expr import ArrayNode, GlobalTable, Node, topological
 from volara_expr.ops.graph_tables import StoredGraph, StoredTable
@@ -181,6 +182,7 @@ def opened(url: str, node: Node) -> Array | Graph | Lut | Table:
     return Lut.of(stored) if node.columns == LUT_COLUMNS else Table(stored)
 
 
+@teaching
 def write(
     expressions: Mapping[str | os.PathLike[str], Expression],
     *,
@@ -237,6 +239,7 @@ def write(
     return {os.fspath(url): opened(os.fspath(url), e.node) for url, e in expressions.items()}
 
 
+@teaching
 def submit(
     expressions: Mapping[str | os.PathLike[str], Expression],
     *,

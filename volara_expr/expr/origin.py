@@ -61,8 +61,10 @@ def _shown(file: str) -> str:
     cell = shell.compile.format_code_name(file) if shell is not None else None
     if cell:
         return " ".join(cell)
-    inside = file.startswith(os.getcwd() + os.sep)
-    return os.path.relpath(file) if inside else file
+    try:
+        return file.removeprefix(os.getcwd() + os.sep)
+    except OSError:  # the working directory is gone
+        return file
 
 
 @contextmanager

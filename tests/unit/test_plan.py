@@ -119,6 +119,15 @@ def test_memory_decides_the_block(affs: ve.Array) -> None:
     assert small.peak_bytes <= 900e6
 
 
+def test_blocks_of_tables_hold_many_cells_in_a_large_volume(tmp_path: Path) -> None:
+    small, large = (
+        ve.open(stored(tmp_path / f"{n}.zarr", (3, n, n, n), (3, 64, 64, 64))).normalize(0, 255) for n in (512, 8192)
+    )
+    plans = [segmentation(a).plan(executor=Serial(memory="16GB")) for a in (small, large)]
+    cells = [np.prod(p.stages[0].grid.block) // 64**3 for p in plans if p.stages[0].grid is not None]
+    assert cells == [8, 64]
+
+
 def test_too_big_names_the_worst_node_and_remedies(affs: ve.Array) -> None:
     with pytest.raises(PlanTooBig, match=r"projected to need .* a worker may use .*watershed.*Remedies: smaller chunks"):
         segmentation(affs).plan(executor=Serial(memory="560MB"))

@@ -17,6 +17,9 @@ from volara_expr.plan.targets import Target, common_grid
 __all__ = ["Demand", "Footprint", "PlanTooBig", "choose_block", "demands", "footprint"]
 
 TARGET_VOXELS = 128**3
+CELLS_PER_PART = 64
+"""Cells of tables that a block should hold in a volume of `MANY_BLOCKS`: each block writes one file per table."""
+MANY_BLOCKS = 1024
 BLOCKS_PER_WORKER = 4
 FLOOR_VOXELS = 32**3
 """Blocks are not made smaller than this for the sake of having several per worker."""
@@ -175,7 +178,11 @@ def choose_block(
             note = f"block {wanted} was asked for and rounded up to whole write units of {unit}"
     else:
         block = unit
-        while prod(min(b, n) for b, n in zip(block, shape, strict=True)) < TARGET_VOXELS:
+        cells = prod(unit) * CELLS_PER_PART if any(isinstance(t.node, BlockTable) for t in targets) else 0
+        while True:
+            voxels = prod(min(b, n) for b, n in zip(block, shape, strict=True))
+            if voxels >= TARGET_VOXELS and (voxels >= cells or prod(shape) // (2 * voxels) < MANY_BLOCKS):
+                break
             growable = [
                 i for i in range(len(block)) if block[i] < shape[i] and frame.spec.space.axes[frame.at[i]].type == "space"
             ]

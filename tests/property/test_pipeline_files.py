@@ -9,9 +9,11 @@ import sys
 import jsonschema
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 import volara_expr as ve
+from volara_expr.array.document import parse, to_yaml
 from volara_expr.array.encoding import ops
 from volara_expr.array.schema import schema
 from volara_expr.expr import topological
@@ -173,3 +175,17 @@ def test_a_deep_expression_is_no_recursion():
     for _ in range(1500):
         x = x + 1
     assert ve.from_json(x.to_json()).key == x.key
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=8), st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(), max_size=6
+    )
+)
+def test_texts_are_read_as_they_were_written(content):
+    printable = all(c.isprintable() or c in "\n\t" for text in (*content, *map(str, content.values())) for c in text)
+    assume(printable and not any("\ufeff" in str(v) for v in (*content, *content.values())))
+    for written in (to_yaml(content), json.dumps(content, ensure_ascii=False)):
+        again = parse(written, "text")
+        assert again == content
+        assert [type(v) for v in again.values()] == [type(v) for v in content.values()]

@@ -144,6 +144,8 @@ def load_pipeline(path: str | os.PathLike[str], **parameters: Any) -> Pipeline:
 def from_json(text: str) -> Any:
     """Return the expression of a text that `to_json` or `to_yaml` wrote: the same one, by its key.
 
+    Reading imports the functions and the operations of other packages that the text names, see `load_pipeline`.
+
     Parameters
     ----------
     text : str

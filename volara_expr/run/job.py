@@ -266,6 +266,7 @@ class BlockJob(_Base):
         """Close ledgers and stores."""
         if not hasattr(self, "_logs"):
             return
+        self._compiler.join()  # a thread in the compiler must not outlive the interpreter
         logs, arrays = self._logs, self._arrays
         for name in [k for k in self.__dict__ if k.startswith("_")]:
             del self.__dict__[name]

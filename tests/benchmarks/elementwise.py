@@ -24,14 +24,14 @@ import json, sys, time
 from pathlib import Path
 from funlib.geometry import Coordinate
 from volara.blockwise import Threshold
-from volara.datasets import Raw
+from volara.datasets import Labels, Raw
 source, target, repeat, side = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 import shutil
 seconds = []
 for k in range(repeat):
     shutil.rmtree(target, ignore_errors=True)
     shutil.rmtree("volara_logs", ignore_errors=True)
-    task = Threshold(in_data=Raw(store=source), mask=Raw(store=target), threshold=128, block_size=Coordinate(side, side, side))
+    task = Threshold(in_data=Raw(store=source), mask=Labels(store=target), threshold=128, block_size=Coordinate(side, side, side))
     t = time.perf_counter()
     task.run_blockwise(multiprocessing=False)
     seconds.append(time.perf_counter() - t)

@@ -282,3 +282,21 @@ def test_calls_ahead_name_kernels_and_compile_what_runs_need():
 
     for name, call in ahead.CALLS.items():
         call(resolve(name))
+
+
+def test_loops_that_only_copy(always):
+    a = array("f4")
+    for same in (a.astype("f4").astype("f4"), (a > 0).astype("?").astype("?")):
+        assert_same(run(same), one(same))
+    code = Scalars()
+    assert_same(LoopKernel(code.constant(7, np.dtype("i4")))([], (3, 2)), np.full((3, 2), 7, "i4"))
+
+
+def one(array: ve.Array) -> np.ndarray:
+    """Without loops."""
+    node = array.node
+    program = Program([node], [])
+    patches = program.evaluate(
+        program.demand({node: node.spec.box}), lambda n, b: n.data[b.slices(n.spec.box.lo)], None, [node]
+    )
+    return plain(patches[node].data)

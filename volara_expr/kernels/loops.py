@@ -132,7 +132,7 @@ class LoopKernel:
 
         for phase, loop in zip(self.phases, self._loops, strict=True):
             if phase.printed:
-                loop(*map(of, phase.inputs), *map(of, phase.outputs))
+                loop(*map(of, phase.inputs), *(at[id(v)] for v in phase.outputs))
             else:
                 call_numpy(phase, at, operands)
 

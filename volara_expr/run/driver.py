@@ -48,6 +48,8 @@ Keep = Literal["tables", "all"]
 Overwrite = bool | Literal["always"]
 UNFINISHED = re.compile(r"\.[0-9a-f]{12}\.tmp(\.wal)?$")
 """What follows the name of a file or folder that was being made or deleted when its process was killed."""
+MOST_IO_THREADS = 8
+"""Each holds a decoded chunk; one thread that computes keeps no more of them busy."""
 
 
 @dataclass
@@ -372,7 +374,7 @@ def make_jobs(
     keys: list[str] = []
     jobs: list[BlockJob | TableJob] = []
     for stage in plan.stages:
-        jobs.append(job_of(stage, plan, workspace, places, results, keys))
+        jobs.append(job_of(stage, plan, workspace, places, results, keys, io_threads(executor)))
         keys.append(jobs[-1].key)
     return jobs, results, places
 
@@ -409,6 +411,7 @@ def job_of(
     places: dict[str, Place],
     results: dict[str, MemoryResult],
     keys: list[str],
+    io_threads: int,
 ) -> BlockJob | TableJob:
     """Describe a stage as a job."""
     nodes = [t.node for t in stage.targets]
@@ -441,7 +444,14 @@ def job_of(
     if grid is None:
         return TableJob(**common, memory_bytes=max(plan.worker_bytes - config.reserved_bytes, 256 << 20))
     mine = {d: results[d] for d in stored if d in results}
-    return BlockJob(**common, n_blocks=grid.n_blocks, grid=grid, results=mine)
+    return BlockJob(**common, n_blocks=grid.n_blocks, grid=grid, io_threads=io_threads, results=mine)
+
+
+def io_threads(executor: Executor) -> int:
+    """Return how many threads may decode and encode for a worker: more than one only where no other worker has the cores."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(cores, MOST_IO_THREADS) if executor.in_process else 1
 
 
 # --- after the run -------------------------------------------------------------------------------------------------------

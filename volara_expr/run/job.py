@@ -157,11 +157,14 @@ class BlockJob(_Base):
     ----------
     grid : BlockGrid
         The execution grid, along the axes of the first target's frame.
+    io_threads : int
+        Threads that decode, encode and open files.
     results : dict
         For arrays handed over in memory, by digest.
     """
 
     grid: BlockGrid = field(default_factory=lambda: BlockGrid(Box((0,), (1,)), (1,), (0,)))
+    io_threads: int = 1
     results: dict[str, MemoryResult] = field(default_factory=dict)
 
     def where(self, i: int) -> str:
@@ -240,7 +243,7 @@ class BlockJob(_Base):
         self._targets, self._program = self._build()
         self._compiler = threading.Thread(target=self._program.compile, daemon=True)  # while the first block is read
         self._compiler.start()
-        self._arrays = Arrays(self.cache_bytes if self._shares_chunks() else 0, threads=max(1, self.resources.cpus))
+        self._arrays = Arrays(self.cache_bytes if self._shares_chunks() else 0, threads=self.io_threads)
         self._tables: dict[int, Any] = {}
         self._worker = f"{socket.gethostname()}-{os.getpid()}"
         self._logs: dict[str, LedgerWriter] = {}

@@ -185,7 +185,11 @@ WORDS |= st.sampled_from(
 )
 
 
-@given(st.dictionaries(WORDS, st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | WORDS, max_size=6))
+@given(
+    st.dictionaries(
+        WORDS, st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | WORDS, max_size=6
+    )
+)
 def test_texts_are_read_as_they_were_written(content):
     for written in (to_yaml(content), json.dumps(content, ensure_ascii=False)):
         again = parse(written, "text")

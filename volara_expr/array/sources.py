@@ -62,7 +62,7 @@ def open_array(url: str | os.PathLike[str], *, level: int = 0, neighborhood: Off
     >>> affs.neighborhood
     ((1, 0, 0), (0, 1, 0), (0, 0, 1))
     """
-    from volara_expr.run.driver import content_of
+    from volara_expr.run.guard import content_of
     from volara_expr.store import open_array as read_metadata
 
     info = read_metadata(url, level)

@@ -32,7 +32,8 @@ from volara_expr.plan.targets import Output
 if TYPE_CHECKING:
     from executors.protocol import Executor
     from volara_expr.array.core import Array
-    from volara_expr.run.driver import Keep, Overwrite, Result
+    from volara_expr.run.driver import Keep, Result
+    from volara_expr.run.guard import Overwrite
     from volara_expr.run.progress import Progress, StageReport
 
 __all__ = ["Evaluation", "Run", "compute_table", "executor_of", "submit", "write"]

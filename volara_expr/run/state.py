@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 
 from volara_expr.geometry import BlockGrid, Box
-from volara_expr.run.driver import alone
+from volara_expr.run.guard import alone
 from volara_expr.run.ledger import Ledger
 from volara_expr.run.places import ATTRIBUTE, ONE
 from volara_expr.store import delete as delete_array

@@ -69,7 +69,7 @@ def quality(url: str, truth: str) -> tuple[float, float, float]:
     return split, merge, adapted_rand_error(found, wanted)
 
 
-def generated(folder: Path) -> str:
+def generated(folder: Path, shape: tuple[int, int, int] = (128, 256, 256)) -> str:
     """Write affinities of a generated volume, smoothed and noisy, and return their url."""
     import numpy as np
 
@@ -77,7 +77,7 @@ def generated(folder: Path) -> str:
     from volara_expr.testing.volumes import cells
 
     offsets = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (4, 0, 0), (0, 4, 0), (0, 0, 4), (9, 0, 0), (0, 9, 0), (0, 0, 9)]
-    _, truth = cells(shape=(128, 256, 256))
+    _, truth = cells(shape=shape)
     affs = np.zeros((9, *truth.shape), np.uint8)
     for c, o in enumerate(offsets):
         here, there = (

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -139,3 +142,21 @@ def test_columns_that_make_no_table(tmp_path: Path, groups: Any, message: str):
     with pytest.raises(ValueError, match=message):
         tables.write_part(tmp_path / "p.parquet", groups)
     assert os.listdir(tmp_path) == []
+
+
+def test_reading_leaves_pandas_alone_and_keeps_types(tmp_path):
+    columns = {"id": np.arange(5, dtype=np.uint64), "sum": np.arange(5, dtype=np.int32), "mean": np.arange(5) / 2}
+    path = tmp_path / "t.parquet"
+    tables.write_table(path, columns, row_group_size=2)
+    code = (
+        "import sys; from volara_expr.store.tables import read_table; t = read_table(sys.argv[1]); "
+        "print([(k, v.dtype.name, v.tolist()) for k, v in t.items()], 'pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"{[(k, v.dtype.name, v.tolist()) for k, v in columns.items()]} False"
+
+
+def test_nulls_become_nan_and_no_rows_keep_their_type():
+    found = tables.to_numpy(pa.table({"a": pa.array([1.5, None]), "b": pa.array([1, 2], pa.uint16())}))
+    np.testing.assert_array_equal(found["a"], [1.5, np.nan])
+    assert tables.to_numpy(pa.table({"b": pa.array([], pa.uint16())}))["b"].dtype == found["b"].dtype == np.uint16

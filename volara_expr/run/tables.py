@@ -15,7 +15,7 @@ from volara_expr.expr import TableNode, digest_of
 from volara_expr.ops.graph_tables import StoredTable
 from volara_expr.ops.lut import ConstantLut
 from volara_expr.store.graph_db import GraphDB
-from volara_expr.store.tables import open_table, read_groups, read_table
+from volara_expr.store.tables import open_table, read_groups, read_table, to_numpy
 
 __all__ = ["TableFiles", "graph_content", "leaf_table"]
 
@@ -54,8 +54,7 @@ class TableFiles:
             return {c: self.held[c] for c in (self.held if columns is None else columns)}
         if self.path.endswith(".duckdb"):
             names = ", ".join(f'"{c}"' for c in columns or self.columns) or "*"
-            found = GraphDB(self.path).sql(f"SELECT {names} FROM {self.table}")
-            return {c: found.column(c).to_numpy() for c in found.column_names}
+            return to_numpy(GraphDB(self.path).sql(f"SELECT {names} FROM {self.table}"))
         if self.path:
             return read_table(self.path, columns)
         groups = [rows for path, numbers in self.parts for rows in read_groups(path, numbers)]
@@ -109,7 +108,7 @@ class TableFiles:
             first = np.searchsorted(wanted, np.array([r.min for r in ranges], np.uint64), "left")
             last = np.searchsorted(wanted, np.array([r.max for r in ranges], np.uint64), "right")
             found = file.read_row_groups(np.flatnonzero(first < last).tolist())
-        return {c: found.column(c).to_numpy() for c in found.column_names}
+        return to_numpy(found)
 
     @cached_property
     def _sorted(self) -> dict[str, Rows]:

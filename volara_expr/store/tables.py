@@ -24,6 +24,7 @@ __all__ = [
     "read_metadata",
     "read_range",
     "read_table",
+    "to_numpy",
     "write_part",
     "write_table",
 ]
@@ -80,7 +81,7 @@ def read_groups(path: StrPath, groups: Sequence[int]) -> list[dict[str, NDArray[
     """
     with open_table(path) as file:
         check_groups(path, file, groups)
-        return [_to_numpy(file.read_row_group(g)) for g in groups]
+        return [to_numpy(file.read_row_group(g)) for g in groups]
 
 
 def read_table(path: StrPath, columns: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
@@ -95,7 +96,7 @@ def read_table(path: StrPath, columns: Sequence[str] | None = None) -> dict[str,
     """
     with open_table(path) as file:
         _check_columns(path, file, columns or ())
-        return _to_numpy(file.read(columns=None if columns is None else list(columns)))
+        return to_numpy(file.read(columns=None if columns is None else list(columns)))
 
 
 def read_range(path: StrPath, column: str, lo: int, hi: int) -> dict[str, NDArray[Any]]:
@@ -116,7 +117,7 @@ def read_range(path: StrPath, column: str, lo: int, hi: int) -> dict[str, NDArra
             statistics = file.metadata.row_group(g).column(at).statistics
             if statistics is None or not statistics.has_min_max or (statistics.min <= hi and lo <= statistics.max):
                 groups.append(g)
-        found = _to_numpy(file.read_row_groups(groups))
+        found = to_numpy(file.read_row_groups(groups))
     keep = (found[column] >= lo) & (found[column] <= hi)
     return {name: values[keep] for name, values in found.items()}
 
@@ -181,8 +182,19 @@ def _to_arrow(columns: Columns) -> pa.Table:
     return pa.Table.from_arrays(arrays, names=list(columns))
 
 
-def _to_numpy(table: pa.Table) -> dict[str, NDArray[Any]]:
-    return {name: table.column(name).to_numpy() for name in table.column_names}
+def to_numpy(table: pa.Table) -> dict[str, NDArray[Any]]:
+    """Copy the columns of a table; where there are nulls they become NaN.
+
+    `to_numpy` of pyarrow imports pandas where that is installed, which takes 0.2 s; it is left to columns that need it.
+    """
+    found = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.null_count or not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+            found[name] = column.to_numpy()
+        else:
+            none = np.empty(0, column.type.to_pandas_dtype())
+            found[name] = np.concatenate([none, *map(np.from_dlpack, column.chunks)])
+    return found
 
 
 def _check_columns(path: StrPath, file: pq.ParquetFile, columns: Sequence[str]) -> None:

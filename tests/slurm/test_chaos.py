@@ -105,4 +105,4 @@ def test_chaos(cluster, trap, background, tmp_path):
     plain = ToyJob(str(tmp_path / "serial"), N_BLOCKS, body=lambda i: i * i)
     Serial().run([plain])
     assert job.results() == plain.results()
-    assert cluster.queue() == []
+    wait_until(lambda: cluster.queue() == [])

@@ -26,7 +26,12 @@ __all__ = ["GraphDB", "build_graph_db", "check_scores", "merge_tables"]
 
 StrPath = str | os.PathLike[str]
 BATCH_ROWS = 2**17
-_QUIET = "SET enable_progress_bar = false"  # of its own, which it prints to logs too after two seconds
+
+
+def _quiet(connection: duckdb.DuckDBPyConnection) -> None:
+    """Keep DuckDB from drawing a progress bar of its own, which it prints to logs too after two seconds."""
+    with suppress(duckdb.InvalidInputException):  # a notebook without ipywidgets, where it can draw none anyway
+        connection.execute("SET enable_progress_bar = false")
 
 
 def merge_tables(
@@ -97,7 +102,7 @@ def merge_tables(
     settings: dict[str, Any] = {"memory_limit": _mebibytes(memory_limit_bytes), "temp_directory": os.fspath(tmp_dir)}
     settings |= {"threads": threads} if threads is not None else {}
     with replacing(os.fspath(out_path)) as temporary, duckdb.connect(config=settings) as connection:
-        connection.execute(_QUIET)
+        _quiet(connection)
         connection.register("rows_", pa.RecordBatchReader.from_batches(schema, batches()))
         try:
             connection.execute(
@@ -182,7 +187,7 @@ def build_graph_db(
     with replacing(os.fspath(path)) as temporary:
         try:
             with duckdb.connect(temporary, config=settings) as connection:
-                connection.execute(_QUIET)
+                _quiet(connection)
                 for table, columns, source in (("nodes", nodes, nodes_parquet), ("edges", edges, edges_parquet)):
                     connection.execute(
                         f"CREATE TABLE {table} AS SELECT {', '.join(columns)} FROM read_parquet({_text(os.fspath(source))})"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import gcd, lcm, prod
 from typing import Any
 
-from volara_expr.expr import ArrayNode, ArraySpec, BlockTable, Node, TableNode
+from volara_expr.expr import ArrayNode, ArraySpec, BlockTable, Node
 from volara_expr.geometry import Box
 
 __all__ = ["Frame", "Output", "Target", "common_grid"]
@@ -252,8 +252,3 @@ def merge_axis(u: int, o: int, v: int, p: int) -> tuple[int, int] | None:
         return None
     step = lcm(u, v)
     return step, next(o + k * u for k in range(step // u) if (o + k * u - p) % v == 0)
-
-
-def is_table(node: Node) -> bool:
-    """Whether a node is a table of either kind."""
-    return isinstance(node, TableNode)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -30,15 +27,12 @@ from volara_expr.plan.stages import totals
 from volara_expr.plan.targets import Target
 from volara_expr.run.block import Program, resolve
 from volara_expr.run.ledger import LedgerWriter
+from volara_expr.run.memory import keep_freed_memory
 from volara_expr.run.places import Place, Workspace, ship
 from volara_expr.run.tables import TableFiles, leaf_table
 from volara_expr.store import Arrays
 
 __all__ = ["BlockError", "BlockJob", "MemoryResult", "Record", "TableJob"]
-
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-"""Of mallopt(3)."""
 
 
 class BlockError(RuntimeError):
@@ -410,18 +404,6 @@ class BlockJob(_Base):
             if digest not in self._logs:
                 self._logs[digest] = self.places[digest].ledger.writer(self._worker, self.places[digest].url)
             return self._logs[digest]
-
-
-@cache
-def keep_freed_memory() -> None:
-    """Let glibc keep the memory of a block for the next one; else the kernel clears the same pages again for every block.
-
-    All threads share what is kept: with a heap of its own, each thread that decodes would keep as much.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None and sys.platform == "linux":
-        for option, size in ((M_ARENA_MAX, 1), (M_TRIM_THRESHOLD, 128 << 20), (M_MMAP_THRESHOLD, 32 << 20)):
-            mallopt(option, size)
 
 
 def open_table(node: TableNode, place: Place | None) -> TableFiles:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from types import MappingProxyType
 
 from executors.protocol import MAX_ATTEMPTS, BlockFailure, BlockFailures, Event, Job
 
-__all__ = ["BlockQueue", "check_order", "ignore", "never"]
+__all__ = ["BlockQueue", "available_cpus", "check_order", "ignore", "never"]
 
 
 def ignore(event: Event) -> None:
@@ -20,6 +22,23 @@ def ignore(event: Event) -> None:
 def never() -> bool:
     """Return False; the `should_stop` of a run that nobody stops."""
     return False
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use: its affinity, and the quota of its Linux control groups (version 2), rounded up."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
+    own = Path("/proc/self/cgroup")
+    if not own.exists():
+        return cpus
+    group = Path("/sys/fs/cgroup") / own.read_text().rpartition("0::/")[2].strip()
+    for folder in (group, *group.parents):
+        limit = folder / "cpu.max"
+        if limit.exists():
+            quota, period = limit.read_text().split()
+            if quota != "max":
+                cpus = min(cpus, -(-int(quota) // int(period)))
+    return cpus
 
 
 def check_order(jobs: Sequence[Job]) -> None:

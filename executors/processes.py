@@ -20,11 +20,11 @@ import multiprocess
 from multiprocess.connection import wait
 from multiprocess.resource_tracker import ensure_running
 
-from executors.bookkeeping import BlockQueue, check_order, ignore, never
+from executors.bookkeeping import BlockQueue, available_cpus, check_order, ignore, never
 from executors.protocol import Cancelled, Event, Hints, Job, WorkersFailed, job_file
 from executors.worker import save_job, serve
 
-__all__ = ["Multiprocessing", "WorkerPool", "available_cpus"]
+__all__ = ["Multiprocessing", "WorkerPool"]
 
 _AHEAD = 3
 """Blocks that a worker holds at most: one being written, one computed, one read."""
@@ -99,23 +99,6 @@ class Multiprocessing:
                 blocks = BlockQueue(job, on_event)
                 pool.run(blocks)
                 blocks.finish()
-
-
-def available_cpus() -> int:
-    """CPUs that this process may use: its affinity, and the quota of its Linux control groups (version 2), rounded up."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
-    own = Path("/proc/self/cgroup")
-    if not own.exists():
-        return cpus
-    group = Path("/sys/fs/cgroup") / own.read_text().rpartition("0::/")[2].strip()
-    for folder in (group, *group.parents):
-        limit = folder / "cpu.max"
-        if limit.exists():
-            quota, period = limit.read_text().split()
-            if quota != "max":
-                cpus = min(cpus, -(-int(quota) // int(period)))
-    return cpus
 
 
 @dataclass

@@ -41,11 +41,13 @@ class Resources:
     Attributes
     ----------
     memory_bytes : int
-        Projected peak memory of a worker that runs one block, interpreter included.
+        Projected peak memory of a worker, interpreter included.
     gpu_bytes : int
         Projected peak memory on the device; 0 for a job that uses none.
     cpus : int
         Cores that one block can use.
+    threads : int
+        Blocks that one worker computes at the same time, each in a thread of its own.
     seconds_per_block : float
         Estimated wall time of one block; 0 when nothing is known.
     """
@@ -53,6 +55,7 @@ class Resources:
     memory_bytes: int = 0
     gpu_bytes: int = 0
     cpus: int = 1
+    threads: int = 1
     seconds_per_block: float = 0.0
 
 
@@ -105,13 +108,13 @@ class Job(Protocol):
         ...
 
     def compute(self, work: Any) -> Any:
-        """Turn what `read` gave into what `write` takes."""
+        """Turn what `read` gave into what `write` takes; called from so many threads at once as `resources.threads` says."""
         ...
 
     def write(self, result: Any) -> Any:
         """Store a result durably, then append to the ledger. Returns a small picklable record.
 
-        Called in a thread of its own, beside `compute` of the next block; one call at a time.
+        Called in a thread of its own, beside `compute` of the next block; from `resources.threads` of them at once.
         """
         ...
 
@@ -283,19 +286,22 @@ class Hints:
     Attributes
     ----------
     workers : int
-        Blocks that run at the same time.
+        Processes that run blocks at the same time.
     block : tuple of int or None
         Execution block in voxels of the space axes that the user asked for; rounded up to whole write units.
     memory_bytes : int or None
         Memory that one worker may use; None lets the planner divide what the machine allows.
+    threads : int
+        Blocks that one worker may compute at the same time, where what they run allows it.
     """
 
     workers: int = 1
     block: tuple[int, ...] | None = None
     memory_bytes: int | None = None
+    threads: int = 1
 
     @classmethod
-    def of(cls, workers: int, block: Sequence[int] | None = None, memory: int | str | None = None) -> Hints:
+    def of(cls, workers: int, block: Sequence[int] | None = None, memory: int | str | None = None, threads: int = 1) -> Hints:
         """Hints from what a user gives to an executor; `memory` as `parse_bytes` takes it.
 
         Raises
@@ -307,8 +313,10 @@ class Hints:
             raise ValueError(f"n={workers} workers can run nothing; give 1 or more, or None for the CPUs of this process")
         if block is not None and (not block or min(block) < 1):
             raise ValueError(f"block={tuple(block)} has no voxels; give one side of 1 or more for each space axis")
+        if threads < 1:
+            raise ValueError(f"threads={threads} compute nothing; give 1 or more, or None for the CPUs of this process")
         sides = None if block is None else tuple(int(side) for side in block)
-        return cls(workers, sides, None if memory is None else parse_bytes(memory))
+        return cls(workers, sides, None if memory is None else parse_bytes(memory), threads)
 
 
 class Executor(Protocol):

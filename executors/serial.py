@@ -1,4 +1,4 @@
-"""Run blocks in the calling process, one after another."""
+"""Run blocks in the calling process."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ import queue
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
-from executors.bookkeeping import BlockQueue, check_order, ignore, never
+from executors.bookkeeping import BlockQueue, available_cpus, check_order, ignore, never
 from executors.protocol import BlockFailures, Cancelled, Event, Hints, Job, job_file
 from executors.worker import run_blocks, save_job
 
 __all__ = ["Serial"]
 
+MOST_THREADS = 8
+"""Beyond, threads wait for the interpreter's lock more than they compute; `Multiprocessing` has none to wait for."""
+
 
 class Serial:
-    """Runs blocks in this process, so that breakpoints work and results may be handed over in memory.
+    """Runs blocks in this process, so that results may be handed over in memory.
 
-    Computes in the calling thread; reads run ahead and writes follow one behind in threads.
+    Functions of the user's (`map_blocks`) run in the calling thread, one block after another, so breakpoints work in them. All
+    else is code that lets threads run side by side. Reads run ahead and writes follow behind in threads of their own.
 
     Parameters
     ----------
@@ -25,20 +29,23 @@ class Serial:
         Execution block in voxels of the space axes; chosen by the planner where not given. Never changes a result.
     memory : int or str, optional
         Memory that this process may use: bytes, or text such as "4GB" or "500 MiB".
+    threads : int, optional
+        Blocks to compute at the same time, if memory allows; as many as this process may use CPUs where not given, but not more
+        than 8. With 1, everything is computed in the calling thread.
 
     Examples
     --------
-    >>> Serial(block=(64, 64, 64), memory="4GB").hints
-    Hints(workers=1, block=(64, 64, 64), memory_bytes=4000000000)
+    >>> Serial(block=(64, 64, 64), memory="4GB", threads=1).hints
+    Hints(workers=1, block=(64, 64, 64), memory_bytes=4000000000, threads=1)
     """
 
     in_process = True
 
-    def __init__(self, block: Sequence[int] | None = None, memory: int | str | None = None) -> None:
-        self.hints = Hints.of(1, block, memory)
+    def __init__(self, block: Sequence[int] | None = None, memory: int | str | None = None, threads: int | None = None) -> None:
+        self.hints = Hints.of(1, block, memory, min(available_cpus(), MOST_THREADS) if threads is None else threads)
 
     def __repr__(self) -> str:
-        return f"Serial(block={self.hints.block}, memory={self.hints.memory_bytes})"
+        return f"Serial(block={self.hints.block}, memory={self.hints.memory_bytes}, threads={self.hints.threads})"
 
     def run(
         self,

@@ -18,8 +18,9 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,22 +88,35 @@ class _Read:
 def run_blocks(job: Job, blocks: Iterable[int | None], emit: Callable[[Event], None]) -> None:
     """Run blocks of a job that is set up, overlapping the read of the next and the write of the one before.
 
-    An exception of a block ends in a "failed" event with the traceback; the other blocks go on.
+    An exception of a block ends in a "failed" event with the traceback; the other blocks go on. A job whose
+    `resources.threads` is 1 computes in the calling thread, any other in so many threads, with as many writes behind.
 
     Parameters
     ----------
     job : Job
     blocks : iterable of int or None
-        Asked for one block more before each is computed. None means "no further block at this moment": all that is at hand
-        is then completed before `blocks` is asked again, so that it may wait, or end, then. An exception that it raises
-        passes through, after the write in progress; blocks that were not yet computed are dropped.
+        Asked, in the calling thread, for one block more before each is computed. None means "no further block at this
+        moment": all that is at hand is then completed before `blocks` is asked again, so that it may wait, or end, then. An
+        exception that it raises passes through, after what is being computed and written; blocks that were not yet computed
+        are dropped.
     emit : callable
-        Receives the events "started", "done" and "failed" of every block, without worker and attempt. Called from two threads.
+        Receives the events "started", "done" and "failed" of every block, without worker and attempt. Called from several
+        threads.
     """
-    with ThreadPoolExecutor(1, "write") as writer:
+    threads = job.resources.threads
+    room = threading.Semaphore(threads)  # as many computed blocks may be in the writer's hands
+    computing: set[Future[None]] = set()
+    writing: deque[Future[None]] = deque()
+
+    def run(read: _Read) -> None:
+        started = time.perf_counter()
+        result = _compute(job, read, emit)
+        if result is not None:
+            room.acquire()
+            writing.append(writer.submit(_write, job, read.block, result, started, emit, room))
+
+    with ThreadPoolExecutor(threads, "write") as writer, ThreadPoolExecutor(threads, "compute") as pool:
         waiting: _Read | None = None
-        writing: Future[None] = Future()
-        writing.set_result(None)
         source = iter(blocks)
         more = True
         while more:
@@ -111,16 +125,17 @@ def run_blocks(job: Job, blocks: Iterable[int | None], emit: Callable[[Event], N
             except StopIteration:
                 block, more = None, False
             ahead = None if block is None else _begin(job, block)
-            if waiting is not None:
-                started = time.perf_counter()
-                result = _compute(job, waiting, emit)
-                if result is not None:
-                    writing.result()
-                    writing = writer.submit(_write, job, waiting.block, result, started, emit)
-                    del result
+            if waiting is not None and threads == 1:
+                run(waiting)
+            elif waiting is not None:
+                computing.add(pool.submit(run, waiting))
+            while computing and (block is None or len(computing) == threads):
+                done, computing = wait(computing, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+            while writing and (block is None or writing[0].done()):
+                writing.popleft().result()
             waiting = ahead
-            if block is None:
-                writing.result()
 
 
 def _begin(job: Job, block: int) -> _Read:
@@ -144,7 +159,9 @@ def _compute(job: Job, read: _Read, emit: Callable[[Event], None]) -> list[Any] 
     return None
 
 
-def _write(job: Job, block: int, result: list[Any], started: float, emit: Callable[[Event], None]) -> None:
+def _write(
+    job: Job, block: int, result: list[Any], started: float, emit: Callable[[Event], None], room: threading.Semaphore
+) -> None:
     try:
         record = job.write(result.pop())
     except Exception:
@@ -152,6 +169,8 @@ def _write(job: Job, block: int, result: list[Any], started: float, emit: Callab
     else:
         seconds = time.perf_counter() - started
         emit(Event("done", job.key, block, seconds=seconds, record=record, peak_bytes=peak_rss_bytes()))
+    finally:
+        room.release()
 
 
 class _Stopped(Exception):

@@ -86,8 +86,9 @@ def append_records(folder: str, n_blocks: int, n_tasks: int, blocks_per_part: in
         for start in range(mine.start, mine.stop, max(1, blocks_per_part)):
             boxes = [unit(grid.index(i)) for i in mine[start - mine.start : start - mine.start + max(1, blocks_per_part)]]
             if blocks_per_part:
-                Path(writer.next_part()).touch()
-                writer.append(zip(boxes, range(len(boxes)), strict=True), writer.parts - 1)
+                part, path = writer.next_part()
+                Path(path).touch()
+                writer.append(zip(boxes, range(len(boxes)), strict=True), part)
             else:
                 writer.append([(box, 0) for box in boxes])
         writer.close()

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from executors import Multiprocessing, Serial, processes
+from executors.bookkeeping import available_cpus
 from executors.contract import ExecutorContract, is_alive, wait_until
-from executors.processes import available_cpus
-from executors.protocol import BlockFailures, Cancelled, Event, parse_bytes
+from executors.protocol import BlockFailures, Cancelled, Event, Resources, parse_bytes
 from executors.toy_job import ToyJob
 from executors.worker import run_blocks, save_job
 
@@ -28,6 +28,20 @@ class TestSerial(ExecutorContract):
 
     def make_executor(self, n=2):
         return Serial()
+
+
+class TestSerialThreads(TestSerial):
+    """Blocks that are computed side by side, in threads of one process."""
+
+    @pytest.fixture(autouse=True)
+    def _several_threads(self, monkeypatch):
+        named = ToyJob.__post_init__
+
+        def threaded(job):
+            named(job)
+            job.resources = Resources(threads=3)
+
+        monkeypatch.setattr(ToyJob, "__post_init__", threaded)
 
 
 class TestMultiprocessing(ExecutorContract):
@@ -51,6 +65,7 @@ class Phases:
     """A job that notes in memory which phase of which block began and ended."""
 
     key = name = "phases"
+    resources = Resources()
 
     def __init__(self):
         self.log: list[tuple[str, int]] = []
@@ -82,8 +97,32 @@ def test_the_next_read_and_the_last_write_overlap_the_compute():
     assert [i for phase, i in job.log if phase == "write"] == [0, 1, 2, 3]
 
 
-def test_everything_at_hand_is_complete_when_no_block_is_at_hand():
+def test_blocks_are_computed_side_by_side_and_no_more_than_the_threads():
+    together, most, running = threading.Barrier(3), 0, 0
+    lock = threading.Lock()
+
+    def body(i):
+        nonlocal most, running
+        with lock:
+            running += 1
+            most = max(most, running)
+        together.wait(10)  # passes only where three are here at once
+        with lock:
+            running -= 1
+        return i
+
+    events: list[Event] = []
+    job = InMemory(12, int)
+    job.body, job.resources = body, Resources(threads=3)
+    Serial().run([job], events.append)
+    assert most == 3
+    assert sorted(e.block for e in events if e.kind == "done") == list(range(12))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_everything_at_hand_is_complete_when_no_block_is_at_hand(threads):
     job, events = Phases(), []
+    job.resources = Resources(threads=threads)
     job.may_write.set()
 
     def blocks():

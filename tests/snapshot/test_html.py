@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 
 import volara_expr as ve
+from executors import Serial
 from volara_expr.expr import ArrayNode, BlockTable
 from volara_expr.run.progress import StageReport, as_html
 from volara_expr.testing.strategies import pipelines
@@ -30,7 +31,7 @@ def page() -> str:
     smooth = raw.gaussian(1.5)
     masked = ve.where(raw > 10, smooth, 0)[:50, ::2]
     given = ve.Lut({1: 7})
-    shown = [x._repr_html_() for x in (raw, seg, masked, graph, lut, given, raw.plan())]
+    shown = [x._repr_html_() for x in (raw, seg, masked, graph, lut, given, raw.plan(executor=Serial(threads=2)))]
     shown.append(
         as_html([StageReport("frags <1>", 12, 12, seconds=4.0), StageReport("seg", 90, 30, 2, 1, seconds=10.0)], "run: running")
     )

@@ -26,7 +26,7 @@ def text() -> str:
     seg = frags.relabel(lut)
     smooth = raw.normalize(0, 255).gaussian(1.5)
     masked = ve.where(raw > 10, smooth, 0)[:50, ::2]
-    executor = Serial(block=(64, 64, 64), memory="4GB")
+    executor = Serial(block=(64, 64, 64), memory="4GB", threads=2)
     parts = [
         repr(raw),
         repr(affs),

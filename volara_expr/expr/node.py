@@ -133,12 +133,15 @@ class Node(metaclass=_Interning):
         Raised whenever the op's result changes for the same parameters; part of the digest.
     kernel : str
         "module:function" that does the work on plain arrays; imported only where blocks run.
+    thread_safe : bool
+        Several threads of a process may compute it at once, each its own block.
     origin : Origin
         The user's line that first made the node; not part of it.
     """
 
     version: ClassVar[int] = 1
     kernel: ClassVar[str] = ""
+    thread_safe: ClassVar[bool] = True
     origin: ClassVar[Origin] = None
 
     @cached_property

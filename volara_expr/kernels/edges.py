@@ -204,6 +204,8 @@ def edge_sums(
         codes.reshape((len(codes),) + (1,) * (3 - nd) + codes.shape[1:]),
         _three(begin[used] - labels_lo, 0),
         _three(end[used] - labels_lo, 1),
+        _three(lo - labels_lo, 0),
+        _three(hi - labels_lo, 1),
         _three(step[used], 0),
         _three(labels_lo - values_lo, 0),
         used,
@@ -284,6 +286,25 @@ def _spatial(labels: NDArray[Any]) -> NDArray[Any]:
     return frozen(labels).reshape((1,) * (3 - labels.ndim) + labels.shape)
 
 
+def _runs(labels: NDArray[Any]) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint64]]:
+    """Labels numbered densely from 1 (so that a pair fits 64 bits), the end of the run along x that holds each voxel, the ids."""
+    dense, stop = np.empty(labels.shape, np.uint32), np.empty(labels.shape, np.uint32)
+    keys, slots, ids = np.zeros(1 << 12, np.uint64), np.empty(1 << 12, np.uint32), np.zeros(1 << 11, np.uint64)
+    n, row = _number(labels, dense, stop, keys, slots, ids, 1, 0)
+    while row >= 0:
+        keys, slots = _grown(keys, slots)
+        ids = np.append(ids, np.empty_like(ids))
+        n, row = _number(labels, dense, stop, keys, slots, ids, n, row)
+    return dense, stop, ids[:n]
+
+
+def _grown(keys: NDArray[np.uint64], slots: NDArray[np.uint32]) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+    """Move a table to one of twice the places."""
+    more, slot = np.zeros(2 * keys.size, np.uint64), np.empty(2 * keys.size, np.uint32)
+    _move(keys, slots, more, slot)
+    return more, slot
+
+
 def _three(coordinates: NDArray[np.int64], fill: int) -> NDArray[np.int64]:
     """Coordinates along three axes."""
     missing = (*coordinates.shape[:-1], 3 - coordinates.shape[-1])
@@ -309,10 +330,12 @@ def _bad(values: NDArray[Any], voxel: tuple[int, ...]) -> BadVoxel:
     )
 
 
-_jit = nb.njit(cache=True, nogil=True)
+# Compiling takes longer than most runs of a block, so arrays are made by the callers: each NumPy function within these loops
+# costs up to 0.2 s more.
+_jit = nb.njit(cache=True, nogil=True, no_cfunc_wrapper=True)
 
 
-@_jit
+@nb.njit(no_cfunc_wrapper=True, no_cpython_wrapper=True)
 def _place(keys, key):
     """Where `key` (never 0) stands in an open-addressing table of 2**m keys, or the empty place (0) where it belongs."""
     mask = np.uint64(keys.shape[0] - 1)
@@ -323,76 +346,66 @@ def _place(keys, key):
 
 
 @_jit
-def _grown(keys, slots):
-    """Move a table to one of twice the places."""
-    more = np.zeros(2 * keys.shape[0], np.uint64)
-    slot = np.empty(2 * keys.shape[0], np.uint32)
+def _move(keys, slots, more, slot):
+    """Move a table to one of more places."""
     for i in range(keys.shape[0]):
         if keys[i] != np.uint64(0):
             j = _place(more, keys[i])
             more[j] = keys[i]
             slot[j] = slots[i]
-    return more, slot
 
 
 @_jit
-def _runs(labels):
-    """Labels numbered densely from 1 (so that a pair fits 64 bits), the end of the run along x that holds each voxel, the ids."""
+def _number(labels, dense, stop, keys, slots, ids, n, row):
+    """Number labels from row `row` on; returns the next number, and the row that needs more room, or -1 at the end.
+
+    Arrays that this loop replaced by larger ones would make it 30 times slower, so the caller does that.
+    """
     d, h, w = labels.shape
-    dense = np.empty((d, h, w), np.uint32)
-    stop = np.empty((d, h, w), np.uint32)
-    keys = np.zeros(1 << 10, np.uint64)
-    slots = np.empty(1 << 10, np.uint32)
-    ids = np.zeros(1 << 9, np.uint64)
-    n = 1
-    for z in range(d):
-        for y in range(h):
-            while n + w > ids.shape[0]:  # for a whole row: arrays replaced in the inner loop make it 30 times slower
-                keys, slots = _grown(keys, slots)
-                ids = np.append(ids, np.zeros_like(ids))
-            row = labels[z, y]
-            numbers = dense[z, y]
-            ends = stop[z, y]
-            last = np.uint64(0)
-            number = np.uint32(0)
-            end = w
-            for x in range(w - 1, -1, -1):
-                label = np.uint64(row[np.uint64(x)])
-                if label != last:
-                    last = label
-                    end = x + 1
-                    number = np.uint32(0)
-                    if label != np.uint64(0):
-                        i = _place(keys, label)
-                        if keys[i] == np.uint64(0):
-                            keys[i] = label
-                            slots[i] = n
-                            ids[n] = label
-                            n += 1
-                        number = slots[i]
-                numbers[np.uint64(x)] = number
-                ends[np.uint64(x)] = end
-    return dense, stop, ids[:n]
+    for r in range(row, d * h):
+        if n + w > ids.shape[0]:
+            return n, r
+        labels_row = labels[r // h, r % h]
+        numbers = dense[r // h, r % h]
+        ends = stop[r // h, r % h]
+        last = np.uint64(0)
+        number = np.uint32(0)
+        end = w
+        for x in range(w - 1, -1, -1):
+            label = np.uint64(labels_row[np.uint64(x)])
+            if label != last:
+                last = label
+                end = x + 1
+                number = np.uint32(0)
+                if label != np.uint64(0):
+                    i = _place(keys, label)
+                    if keys[i] == np.uint64(0):
+                        keys[i] = label
+                        slots[i] = n
+                        ids[n] = label
+                        n += 1
+                    number = slots[i]
+            numbers[np.uint64(x)] = number
+            ends[np.uint64(x)] = end
+    return n, -1
 
 
 @_jit
 def _edge_sums(
-    dense, stop, values, begin, end, offsets, shift, channels, scores, table, scale, bad, keys, slots, found, sums, n, row
+    dense, stop, values, begin, end, lo, hi, offsets, shift, channels, scores, table, scale, bad, keys, slots, found, sums, n, row
 ):
     """Add the sums of rows from `row` on; returns the number of pairs so far, and the row that needs more room, or -1 at the end.
 
-    begin and end are indices of `dense`, `shift` leads from there to `values`. Arrays that this loop replaced by larger ones
-    would make it twice as slow, so the caller does that.
+    begin and end are indices of `dense`, lo and hi their hull; `shift` leads from there to `values`. Arrays that this loop
+    replaced by larger ones would make it twice as slow, so the caller does that.
     """
-    z0 = begin[:, 0].min()
-    y0 = begin[:, 1].min()
-    ny = end[:, 1].max() - y0
+    ny = hi[1] - lo[1]
     room = 2 * dense.shape[2] * channels.shape[0]
-    for r in range(row, (end[:, 0].max() - z0) * ny):
+    for r in range(row, (hi[0] - lo[0]) * ny):
         if n + room > found.shape[0]:
             return n, r
-        z = z0 + r // ny
-        y = y0 + r % ny
+        z = lo[0] + r // ny
+        y = lo[1] + r % ny
         for c in range(channels.shape[0]):
             if not (begin[c, 0] <= z < end[c, 0] and begin[c, 1] <= y < end[c, 1]):
                 continue
@@ -407,9 +420,15 @@ def _edge_sums(
             while x < end[c, 2]:
                 a = l0[np.uint64(x)]
                 b = l1[np.uint64(x + dx)]
-                e = min(np.int64(s0[np.uint64(x)]), np.int64(s1[np.uint64(x + dx)]) - dx, end[c, 2])
+                e = end[c, 2]
+                if s0[np.uint64(x)] < e:
+                    e = np.int64(s0[np.uint64(x)])
+                if s1[np.uint64(x + dx)] - dx < e:
+                    e = np.int64(s1[np.uint64(x + dx)]) - dx
                 if a != b and a != np.uint32(0) and b != np.uint32(0):
-                    key = (np.uint64(min(a, b)) << np.uint64(32)) | np.uint64(max(a, b))
+                    key = (np.uint64(a) << np.uint64(32)) | np.uint64(b)
+                    if b < a:
+                        key = (np.uint64(b) << np.uint64(32)) | np.uint64(a)
                     i = _place(keys, key)
                     if keys[i] == np.uint64(0):
                         keys[i] = key

@@ -54,7 +54,13 @@ def mutex_watershed(u: ArrayLike, v: ArrayLike, weights: ArrayLike, n: int) -> N
     u, v = _ends(u, v, n)
     if signed.shape != u.shape:
         raise ValueError(f"weights have shape {signed.shape}, edges {u.shape}; give one weight for each edge")
-    segment: NDArray[np.uint32] = _mutex_watershed(_strongest_first(signed), u, v, signed > 0, n)
+    positive = signed > 0
+    parent, low, segment = (np.full(n, _FREE, np.uint32) for _ in range(3))
+    after, other = (np.empty(2 * np.count_nonzero(~positive), np.uint32) for _ in range(2))  # the system provides what is used
+    head, tail = (np.empty(n, np.uint32) for _ in range(2))
+    order = _strongest_first(signed)
+    _mutex_watershed(order, u, v, positive, parent, head, tail, after, other, np.zeros(1 << 13, np.uint64))
+    _smallest(parent, low, segment)
     return segment
 
 
@@ -83,7 +89,10 @@ def components(u: ArrayLike, v: ArrayLike, n: int) -> NDArray[np.uint32]:
     >>> components([0, 3], [2, 1], 5)
     array([0, 1, 0, 1, 4], dtype=uint32)
     """
-    component: NDArray[np.uint32] = _components(*_ends(u, v, n), n)
+    u, v = _ends(u, v, n)
+    parent, low, component = (np.full(n, _FREE, np.uint32) for _ in range(3))
+    _components(u, v, parent)
+    _smallest(parent, low, component)
     return component
 
 
@@ -112,46 +121,51 @@ def _strongest_first(weights: NDArray[Any]) -> NDArray[np.uint32]:
     else:
         raise TypeError(f"weights have dtype {weights.dtype}; make them float64 or int64")
     key = np.abs(weights).view(np.uint64)  # the bit patterns of non-negative floats ascend with their values
-    order: NDArray[np.uint32] = _radix_order(np.invert(key, out=key))
-    return order
+    order = np.arange(key.size, dtype=np.uint32)
+    counts = np.zeros((64 // _DIGIT + 1, 1 << _DIGIT), np.int64)
+    found: NDArray[np.uint32] = _radix_order(np.invert(key, out=key), order, np.empty_like(key), np.empty_like(order), counts)
+    return found
 
 
-_jit = nb.njit(cache=True, nogil=True)
+# Arrays are made by the callers: numba compiles each NumPy function within these loops too, for up to 0.2 s.
+_jit = nb.njit(cache=True, nogil=True, no_cfunc_wrapper=True)
+_inner = nb.njit(no_cfunc_wrapper=True, no_cpython_wrapper=True)
 
 
 @_jit
-def _radix_order(key):
-    """Stable ascending order of the keys, which are moved about; digits that are equal in all keys are skipped."""
+def _radix_order(key, order, key_to, order_to, counts):
+    """Stable ascending order of the keys, all arrays being moved about; digits that are equal in all keys are skipped.
+
+    `order` counts from 0 and `counts` (digits, values of a digit) is 0.
+    """
     n = key.shape[0]
-    digits = 64 // _DIGIT + 1
-    low = np.uint64((1 << _DIGIT) - 1)
-    counts = np.zeros((digits, 1 << _DIGIT), np.int64)
+    digits, values = counts.shape
+    low = np.uint64(values - 1)
     for i in range(n):
         k = key[i]
         for p in range(digits):
             counts[p, (k >> np.uint64(_DIGIT * p)) & low] += 1
-    order = np.arange(n).astype(np.uint32)
-    key_to = np.empty_like(key)
-    order_to = np.empty_like(order)
     for p in range(digits):
         count = counts[p]
-        if count.max() == n:
+        shift = np.uint64(_DIGIT * p)
+        if n == 0 or count[(key[0] >> shift) & low] == n:
             continue
         start = 0
-        for d in range(count.shape[0]):
-            start, count[d] = start + count[d], start
-        shift = np.uint64(_DIGIT * p)
+        for d in range(values):
+            size = count[d]
+            count[d] = start
+            start += size
         for i in range(n):
-            d = (key[i] >> shift) & low
-            key_to[count[d]] = key[i]
-            order_to[count[d]] = order[i]
-            count[d] += 1
+            at = (key[i] >> shift) & low
+            key_to[count[at]] = key[i]
+            order_to[count[at]] = order[i]
+            count[at] += 1
         key, key_to = key_to, key
         order, order_to = order_to, order
     return order
 
 
-@_jit
+@_inner
 def _find(parent, x):
     """Root of x. A root holds _FREE less the number of its mutexes, any other node its parent. Splits the path."""
     q = parent[x]
@@ -166,10 +180,12 @@ def _find(parent, x):
         q = r
 
 
-@_jit
+@_inner
 def _place(keys, a, b):
     """Key of a pair of roots, and its place in a table of 2**m keys (where 0 is empty)."""
-    key = (np.uint64(min(a, b)) << np.uint64(32)) | np.uint64(max(a, b))
+    key = (np.uint64(a) << np.uint64(32)) | np.uint64(b)
+    if b < a:
+        key = (np.uint64(b) << np.uint64(32)) | np.uint64(a)
     mask = np.uint64(keys.shape[0] - 1)
     i = ((key * _MUL) >> np.uint64(32)) & mask
     while keys[i] != key and keys[i] != np.uint64(0):
@@ -177,7 +193,7 @@ def _place(keys, a, b):
     return key, i
 
 
-@_jit
+@_inner
 def _put(keys, a, b):
     """Keep a and b apart; False where they are already."""
     key, i = _place(keys, a, b)
@@ -187,7 +203,7 @@ def _put(keys, a, b):
     return True
 
 
-@_jit
+@_inner
 def _rebuilt(keys, parent):
     """Move the pairs whose ends are still roots to a table that they fill by a quarter at most; returns it and their number."""
     live = 0
@@ -201,7 +217,9 @@ def _rebuilt(keys, parent):
     size = keys.shape[0]
     while size < 4 * live:
         size *= 2
-    moved = np.zeros(size, np.uint64)
+    moved = np.empty(size, np.uint64)
+    for i in range(size):
+        moved[i] = 0
     for i in range(keys.shape[0]):
         if keys[i] != np.uint64(0):
             _put(moved, np.uint32(keys[i] >> np.uint64(32)), np.uint32(keys[i] & np.uint64(0xFFFFFFFF)))
@@ -209,15 +227,10 @@ def _rebuilt(keys, parent):
 
 
 @_jit
-def _mutex_watershed(order, u, v, positive, n):
-    """Kruskal with mutexes. Each root has a list (head, tail, after) of nodes that its segment must not join."""
-    parent = np.full(n, _FREE, np.uint32)
-    head = np.empty(n, np.uint32)
-    tail = np.empty(n, np.uint32)
-    room = 2 * (order.shape[0] - positive.sum())  # of which the system provides what is used
-    after = np.empty(room, np.uint32)
-    other = np.empty(room, np.uint32)
-    keys = np.zeros(1 << 13, np.uint64)
+def _mutex_watershed(order, u, v, positive, parent, head, tail, after, other, keys):
+    """Kruskal with mutexes: fills `parent`, which is _FREE. Each root has a list (head, tail, after) of nodes in `other` that its
+    segment must not join.
+    """
     live = 0
     used = np.uint32(0)
     stop = order.shape[0]
@@ -250,8 +263,9 @@ def _mutex_watershed(order, u, v, positive, n):
                 parent[a] -= mutexes
         elif _put(keys, a, b):
             live += 1
-            for r, s in ((a, b), (b, a)):
-                other[used] = s
+            for side in range(2):
+                r = a if side == 0 else b
+                other[used] = b if side == 0 else a
                 if parent[r] == _FREE:
                     head[r] = used
                 else:
@@ -261,29 +275,25 @@ def _mutex_watershed(order, u, v, positive, n):
                 used += np.uint32(1)
         if 2 * live > keys.shape[0]:  # a join adds at most `live` pairs, so the table never runs full
             keys, live = _rebuilt(keys, parent)
-    return _smallest(parent)
 
 
 @_jit
-def _components(u, v, n):
-    parent = np.full(n, _FREE, np.uint32)
+def _components(u, v, parent):
+    """Link the smaller root to the larger one's tree, so that it stays."""
     for e in range(u.shape[0]):
         a = _find(parent, u[e])
         b = _find(parent, v[e])
-        if a != b:
-            parent[max(a, b)] = min(a, b)
-    return _smallest(parent)
+        if a < b:
+            parent[b] = a
+        elif b < a:
+            parent[a] = b
 
 
 @_jit
-def _smallest(parent):
-    """Smallest node of each node's tree."""
-    n = parent.shape[0]
-    low = np.full(n, _FREE, np.uint32)
-    out = np.empty(n, np.uint32)
-    for i in range(n):
+def _smallest(parent, low, out):
+    """Smallest node of each node's tree; `low` is _FREE."""
+    for i in range(parent.shape[0]):
         r = _find(parent, np.uint32(i))
         if low[r] == _FREE:
             low[r] = i
         out[i] = low[r]
-    return out

@@ -95,7 +95,8 @@ def relabel(
 
     flat = frozen(labels if labels.dtype == np.uint32 else labels.astype(np.uint64, copy=False)).reshape(-1)
     out = np.empty(flat.size, np.uint32 if out_dtype == np.uint32 else np.uint64)
-    at = _relabel(flat, frozen(ids), frozen(values), _MISSING[missing], np.uint64(limit), out)
+    memo, known = np.zeros(_MEMO, np.uint64), np.zeros(_MEMO, np.uint64)
+    at = _relabel(flat, frozen(ids), frozen(values), _MISSING[missing], np.uint64(limit), memo, known, out)
     if at >= 0 and missing == "error":
         raise _bad(
             f"label {flat[at]} is not among the {ids.size} ids; add it, or use missing='keep' or 'zero'", at, labels.shape
@@ -118,11 +119,12 @@ def _bad(message: str, at: int | np.intp, shape: tuple[int, ...]) -> BadVoxel:
     return BadVoxel(message, tuple(int(i) for i in np.unravel_index(at, shape)))
 
 
-@nb.njit(cache=True, nogil=True)
-def _relabel(labels, ids, values, missing, limit, out):
-    """Fill `out`; returns -1, or where the first label stands that is missing or does not fit."""
-    memo = np.zeros(_MEMO, np.uint64)
-    known = np.zeros(_MEMO, np.uint64)
+@nb.njit(cache=True, nogil=True, no_cfunc_wrapper=True)
+def _relabel(labels, ids, values, missing, limit, memo, known, out):
+    """Fill `out`; returns -1, or where the first label stands that is missing or does not fit.
+
+    `memo` and `known` are 0: the labels met lately and their values, made by the caller, since numba would compile that too.
+    """
     last = np.uint64(0)
     value = np.uint64(0)
     for i in range(labels.shape[0]):

@@ -49,6 +49,7 @@ class DaskSource(ArrayNode):
 
     exactness: ClassVar[Exactness] = "cpu-exact"
     cost: ClassVar[float] = 50.0
+    thread_safe: ClassVar[bool] = False
 
     source: DaskArray
     known: ArraySpec = field(repr=False)

@@ -35,6 +35,7 @@ class MapBlocks(ArrayNode):
     dtype: np.dtype[Any]
     exactness: ClassVar[Exactness] = "cpu-exact"
     cost: ClassVar[float] = 50.0
+    thread_safe: ClassVar[bool] = False
 
     def make_spec(self) -> ArraySpec:
         if min(self.reach, default=0) < 0:

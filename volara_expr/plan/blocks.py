@@ -22,7 +22,7 @@ CELLS_PER_PART = 64
 MANY_BLOCKS = 1024
 BLOCKS_PER_WORKER = 4
 FLOOR_VOXELS = 32**3
-"""Blocks are not made smaller than this for the sake of having several per worker."""
+"""Blocks are not made smaller than this for the sake of having several per worker, nor are smaller ones worth a thread."""
 
 
 class PlanTooBig(MemoryError):
@@ -127,15 +127,17 @@ def footprint(targets: Sequence[Target], region: Region, block: Box) -> Footprin
 
 
 def choose_block(
-    group: Group, *, workers: int, worker_bytes: int, reserved_bytes: int, requested: tuple[int, ...] | None
-) -> tuple[BlockGrid, Footprint, str]:
+    group: Group, *, workers: int, threads: int, worker_bytes: int, reserved_bytes: int, requested: tuple[int, ...] | None
+) -> tuple[BlockGrid, Footprint, int, str]:
     """Choose the execution block of a stage.
 
     Parameters
     ----------
     group : Group
     workers : int
-        There should be several blocks for each.
+        There should be several blocks for each thread of each.
+    threads : int
+        Most blocks that a worker computes at the same time.
     worker_bytes : int
         Memory that a worker may use in all.
     reserved_bytes : int
@@ -145,8 +147,9 @@ def choose_block(
 
     Returns
     -------
-    grid, footprint, note
-        `note` says what was done to a request.
+    grid, footprint, threads, note
+        The footprint is that of one block; `threads` so many fit, and there are no more of them than blocks. `note` says what
+        was done to a request.
 
     Raises
     ------
@@ -160,6 +163,8 @@ def choose_block(
     unit, origin = grid
     shape = frame.box.shape
     note = ""
+    if not all(n.thread_safe for n in (*group.region.computed, *(t.node for t in targets))):
+        threads = 1
 
     def measure(block: tuple[int, ...]) -> tuple[BlockGrid, Footprint]:
         g = BlockGrid(frame.box, block, origin)
@@ -191,9 +196,9 @@ def choose_block(
             i = min(growable, key=lambda k: (block[k], -k))
             bigger = tuple(2 * b if k == i else b for k, b in enumerate(block))
             g, f = measure(bigger)
-            if f.peak_bytes + reserved_bytes > worker_bytes:
+            if threads * f.peak_bytes + reserved_bytes > worker_bytes:
                 break
-            if g.n_blocks < BLOCKS_PER_WORKER * workers and prod(block) >= FLOOR_VOXELS:
+            if g.n_blocks < BLOCKS_PER_WORKER * workers * threads and prod(block) >= FLOOR_VOXELS:
                 break
             block = bigger
     g, f = measure(block)
@@ -207,7 +212,10 @@ def choose_block(
         if f.worst is not None:
             add_line(error, f.worst.origin, f"{f.worst.label}, made in ")
         raise error
-    return g, f, note
+    if prod(min(b, n) for b, n in zip(g.block, shape, strict=True)) < FLOOR_VOXELS:
+        threads = 1
+    threads = min(threads, g.n_blocks, (worker_bytes - reserved_bytes) // max(1, f.peak_bytes))
+    return g, f, threads, note
 
 
 def gb(n_bytes: float) -> str:

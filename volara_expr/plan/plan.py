@@ -55,6 +55,8 @@ class Stage:
         Positions of the stages that must be complete before.
     projected_bytes : int
         Upper bound of a worker's memory, interpreter and cache included.
+    threads : int
+        Blocks that a worker computes at the same time.
     """
 
     group: Group
@@ -62,6 +64,7 @@ class Stage:
     needs: list[int]
     projected_bytes: int
     footprint: Footprint | None = None
+    threads: int = 1
     note: str = ""
     reads: list[Read] = field(default_factory=list)
 
@@ -138,6 +141,7 @@ class Plan:
             else:
                 lines.append(
                     f"   {s.n_blocks:,} block{'s' * (s.n_blocks != 1)} of {by(s.grid.block)} ({by(s.grid.shape)} grid)"
+                    + (f", {s.threads} at a time" if s.threads > 1 else "")
                     + (f"; {s.note}" if s.note else "")
                 )
             for r in s.reads:
@@ -215,6 +219,7 @@ def make_plan(
     outputs: Sequence[Output],
     *,
     workers: int = 1,
+    threads: int = 1,
     block: tuple[int, ...] | None = None,
     worker_bytes: int | None = None,
     found: Callable[[Node], bool] = lambda _: False,
@@ -226,6 +231,8 @@ def make_plan(
     outputs : sequence of Output
     workers : int
         Workers that share the machine's memory.
+    threads : int
+        Most blocks that a worker computes at the same time.
     block : tuple of int, optional
         Execution block along the space axes, in voxels; rounded up to whole write units.
     worker_bytes : int, optional
@@ -249,8 +256,10 @@ def make_plan(
         if isinstance(g.targets[0].node, GlobalTable) or g.targets[0].frame is None:
             stages.append(Stage(g, None, needs, reserved))
         else:
-            grid, mem, note = choose_block(g, workers=workers, worker_bytes=allowed, reserved_bytes=reserved, requested=block)
-            stages.append(Stage(g, grid, needs, mem.peak_bytes + reserved, mem, note, reads_of(g, grid)))
+            grid, mem, n, note = choose_block(
+                g, workers=workers, threads=threads, worker_bytes=allowed, reserved_bytes=reserved, requested=block
+            )
+            stages.append(Stage(g, grid, needs, n * mem.peak_bytes + reserved, mem, n, note, reads_of(g, grid)))
         reused |= {id(n): n for n in g.region.leaves.values() if n.inputs and found(n)}
     return Plan(outputs, stages, workers, allowed, list(reused.values()))
 

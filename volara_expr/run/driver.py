@@ -77,7 +77,14 @@ def plan_for(
 
     todo = [o for o in outputs if afresh or not is_done(o, workspace)]
     hints = executor.hints
-    return make_plan(todo, workers=hints.workers, block=block or hints.block, worker_bytes=hints.memory_bytes, found=found)
+    return make_plan(
+        todo,
+        workers=hints.workers,
+        threads=hints.threads,
+        block=block or hints.block,
+        worker_bytes=hints.memory_bytes,
+        found=found,
+    )
 
 
 def is_done(output: Output, workspace: Workspace | None) -> bool:
@@ -254,7 +261,7 @@ def job_of(
         "key": digest_of(stored, grid.block if grid else ()),
         "name": stage.name,
         "needs": tuple(keys[i] for i in stage.needs),
-        "resources": Resources(memory_bytes=stage.projected_bytes),
+        "resources": Resources(memory_bytes=stage.projected_bytes, threads=stage.threads),
         "folder": workspace.jobs,
         "packed": pack(nodes),
         "stored": stored,

@@ -273,10 +273,11 @@ class BlockJob(_Base):
                 each.callback(log.close)
 
     def _table(self, node: Node) -> Any:
-        if id(node) not in self._tables:
-            assert isinstance(node, TableNode)
-            self._tables[id(node)] = open_table(node, self.places.get(node.digest))
-        return self._tables[id(node)]
+        with self._lock:
+            if id(node) not in self._tables:
+                assert isinstance(node, TableNode)
+                self._tables[id(node)] = open_table(node, self.places.get(node.digest))
+            return self._tables[id(node)]
 
     def read(self, i: int) -> _Work:
         """Start all reads of a block."""
@@ -375,8 +376,8 @@ class BlockJob(_Base):
             from volara_expr.store.tables import write_part
 
             log = self._log(self.stored[k])
-            parts[k] = log.parts
-            path = log.next_part()
+            with self._lock:
+                parts[k], path = log.next_part()
             try:
                 write_part(path, [rows for _, rows in made])
             except OSError as e:
@@ -394,9 +395,11 @@ class BlockJob(_Base):
             if k in parts:
                 cells = self.places[digest].grid
                 entries = [(unit_box(cells.index(number)), g) for g, (number, _) in enumerate(result.rows[k])]
-                self._log(digest).append(entries, parts[k])
             else:
-                self._log(digest).append([(units(target, self.places[digest], block), 0)])
+                entries = [(units(target, self.places[digest], block), 0)]
+            log = self._log(digest)
+            with self._lock:
+                log.append(entries, parts.get(k))
         return Record(block.size, result.read_s, result.compute_s, time.perf_counter() - t0)
 
     def _log(self, digest: str) -> LedgerWriter:

@@ -298,12 +298,12 @@ class LedgerWriter:
         self.fd: int | None = None
         self.size = 0
 
-    def next_part(self) -> str:
-        """Return the path of a new part of the table; its rows do not exist until `append` names it."""
-        path = self.ledger.folder / part_name(self.worker, self.parts)
+    def next_part(self) -> tuple[int, str]:
+        """Return number and path of a new part of the table; its rows do not exist until `append` names it."""
+        number, self.parts = self.parts, self.parts + 1
+        path = self.ledger.folder / part_name(self.worker, number)
         path.parent.mkdir(exist_ok=True)
-        self.parts += 1
-        return str(path)
+        return number, str(path)
 
     def append(self, entries: Iterable[tuple[Box, int]], part: int | None = None) -> None:
         """Record finished boxes of units, each with its row group, in one write; `part` numbers the file, newest last."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,11 +23,12 @@ __all__ = ["TableFiles", "graph_content", "leaf_table"]
 Rows = dict[str, npt.NDArray[Any]]
 HELD_ROWS = 1 << 22
 """A table up to this long is read once and kept; of a longer one, each block reads the row groups of its ids."""
+_READING = threading.Lock()
 
 
 @dataclass(frozen=True)
 class TableFiles:
-    """An opened table; not to be shared between threads.
+    """An opened table. One thread at a time reads what is kept, for all of them.
 
     Attributes
     ----------
@@ -64,9 +66,10 @@ class TableFiles:
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """Return one column, read once and kept: for short tables that every block looks at."""
-        if name not in self._columns:
-            self._columns[name] = self.read([name])[name]
-        return self._columns[name]
+        with _READING:
+            if name not in self._columns:
+                self._columns[name] = self.read([name])[name]
+            return self._columns[name]
 
     @cached_property
     def _columns(self) -> Rows:
@@ -116,11 +119,12 @@ class TableFiles:
 
     def _whole(self, column: str) -> Rows:
         """Return the whole table, sorted by a column; read once."""
-        if column not in self._sorted:
-            rows = self.read()
-            order = np.argsort(rows[column], kind="stable")
-            self._sorted[column] = {c: np.ascontiguousarray(values[order]) for c, values in rows.items()}
-        return self._sorted[column]
+        with _READING:
+            if column not in self._sorted:
+                rows = self.read()
+                order = np.argsort(rows[column], kind="stable")
+                self._sorted[column] = {c: np.ascontiguousarray(values[order]) for c, values in rows.items()}
+            return self._sorted[column]
 
 
 def graph_content(db: GraphDB) -> str:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numba as nb
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from volara_expr.kernels import BadVoxel
+from volara_expr.kernels.jit import helper, kernel
 from volara_expr.kernels.relabel import frozen
 
 __all__ = ["FIXED_POINT", "Kind", "base_boxes", "edge_sums", "node_sums", "slab"]
@@ -204,8 +204,7 @@ def edge_sums(
         codes.reshape((len(codes),) + (1,) * (3 - nd) + codes.shape[1:]),
         _three(begin[used] - labels_lo, 0),
         _three(end[used] - labels_lo, 1),
-        _three(lo - labels_lo, 0),
-        _three(hi - labels_lo, 1),
+        np.stack([_three(lo - labels_lo, 0), _three(hi - labels_lo, 1)]),
         _three(step[used], 0),
         _three(labels_lo - values_lo, 0),
         used,
@@ -330,12 +329,7 @@ def _bad(values: NDArray[Any], voxel: tuple[int, ...]) -> BadVoxel:
     )
 
 
-# Compiling takes longer than most runs of a block, so arrays are made by the callers: each NumPy function within these loops
-# costs up to 0.2 s more.
-_jit = nb.njit(cache=True, nogil=True, no_cfunc_wrapper=True)
-
-
-@nb.njit(no_cfunc_wrapper=True, no_cpython_wrapper=True)
+@helper
 def _place(keys, key):
     """Where `key` (never 0) stands in an open-addressing table of 2**m keys, or the empty place (0) where it belongs."""
     mask = np.uint64(keys.shape[0] - 1)
@@ -345,7 +339,7 @@ def _place(keys, key):
     return i
 
 
-@_jit
+@kernel
 def _move(keys, slots, more, slot):
     """Move a table to one of more places."""
     for i in range(keys.shape[0]):
@@ -355,9 +349,9 @@ def _move(keys, slots, more, slot):
             slot[j] = slots[i]
 
 
-@_jit
+@kernel
 def _number(labels, dense, stop, keys, slots, ids, n, row):
-    """Number labels from row `row` on; returns the next number, and the row that needs more room, or -1 at the end.
+    """Fill `dense`, `stop` and `ids` from a row on; returns the next number, and the row that needs more room, or -1 at the end.
 
     Arrays that this loop replaced by larger ones would make it 30 times slower, so the caller does that.
     """
@@ -390,22 +384,24 @@ def _number(labels, dense, stop, keys, slots, ids, n, row):
     return n, -1
 
 
-@_jit
+@kernel
 def _edge_sums(
-    dense, stop, values, begin, end, lo, hi, offsets, shift, channels, scores, table, scale, bad, keys, slots, found, sums, n, row
+    dense, stop, values, begin, end, hull, offsets, shift, channels, scores, table, scale, bad, keys, slots, found, sums, n, row
 ):
     """Add the sums of rows from `row` on; returns the number of pairs so far, and the row that needs more room, or -1 at the end.
 
-    begin and end are indices of `dense`, lo and hi their hull; `shift` leads from there to `values`. Arrays that this loop
-    replaced by larger ones would make it twice as slow, so the caller does that.
+    begin, end and their hull are indices of `dense`, from where `shift` leads to `values`. Arrays that this loop replaced by
+    larger ones would make it twice as slow, so the caller does that.
     """
-    ny = hi[1] - lo[1]
+    z0, y0, _ = hull[0]
+    z1, y1, _ = hull[1]
+    ny = y1 - y0
     room = 2 * dense.shape[2] * channels.shape[0]
-    for r in range(row, (hi[0] - lo[0]) * ny):
+    for r in range(row, (z1 - z0) * ny):
         if n + room > found.shape[0]:
             return n, r
-        z = lo[0] + r // ny
-        y = lo[1] + r % ny
+        z = z0 + r // ny
+        y = y0 + r % ny
         for c in range(channels.shape[0]):
             if not (begin[c, 0] <= z < end[c, 0] and begin[c, 1] <= y < end[c, 1]):
                 continue
@@ -457,7 +453,7 @@ def _edge_sums(
     return n, -1
 
 
-@_jit
+@kernel
 def _node_sums(dense, stop, lo, sums):
     """Add the size and coordinate sums of each run."""
     d, h, w = dense.shape
@@ -474,7 +470,7 @@ def _node_sums(dense, stop, lo, sums):
                 x = e
 
 
-@_jit
+@kernel
 def _value_sums(dense, values, scale, sums):
     """Add the value of each labelled voxel; returns -1, or where a value cannot be summed."""
     for i in range(dense.shape[0]):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba as nb
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from volara_expr.kernels.jit import helper, kernel
 from volara_expr.kernels.relabel import frozen
 
 __all__ = ["components", "mutex_watershed"]
@@ -54,14 +54,12 @@ def mutex_watershed(u: ArrayLike, v: ArrayLike, weights: ArrayLike, n: int) -> N
     u, v = _ends(u, v, n)
     if signed.shape != u.shape:
         raise ValueError(f"weights have shape {signed.shape}, edges {u.shape}; give one weight for each edge")
-    positive = signed > 0
-    parent, low, segment = (np.full(n, _FREE, np.uint32) for _ in range(3))
-    after, other = (np.empty(2 * np.count_nonzero(~positive), np.uint32) for _ in range(2))  # the system provides what is used
-    head, tail = (np.empty(n, np.uint32) for _ in range(2))
-    order = _strongest_first(signed)
-    _mutex_watershed(order, u, v, positive, parent, head, tail, after, other, np.zeros(1 << 13, np.uint64))
-    _smallest(parent, low, segment)
-    return segment
+    positive, order = signed > 0, _strongest_first(signed)
+    parent = np.full(n, _FREE, np.uint32)
+    room = 2 * np.count_nonzero(~positive)  # of which the system provides what is used
+    lists = (np.empty(size, np.uint32) for size in (n, n, room, room))
+    _mutex_watershed(order, u, v, positive, parent, *lists, np.zeros(1 << 13, np.uint64))
+    return _smallest_of(parent)
 
 
 def components(u: ArrayLike, v: ArrayLike, n: int) -> NDArray[np.uint32]:
@@ -90,10 +88,9 @@ def components(u: ArrayLike, v: ArrayLike, n: int) -> NDArray[np.uint32]:
     array([0, 1, 0, 1, 4], dtype=uint32)
     """
     u, v = _ends(u, v, n)
-    parent, low, component = (np.full(n, _FREE, np.uint32) for _ in range(3))
+    parent = np.full(n, _FREE, np.uint32)
     _components(u, v, parent)
-    _smallest(parent, low, component)
-    return component
+    return _smallest_of(parent)
 
 
 def _ends(u: ArrayLike, v: ArrayLike, n: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
@@ -108,6 +105,13 @@ def _ends(u: ArrayLike, v: ArrayLike, n: int) -> tuple[NDArray[np.uint32], NDArr
         if nodes.size and not 0 <= nodes.min() <= nodes.max() < n:
             raise ValueError(f"{name} runs from {nodes.min()} to {nodes.max()}, nodes from 0 to {n - 1}; number them densely")
     return frozen(ends[0].astype(np.uint32, copy=False)), frozen(ends[1].astype(np.uint32, copy=False))
+
+
+def _smallest_of(parent: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Smallest node of each node's tree."""
+    out = np.empty_like(parent)
+    _smallest(parent, np.full_like(parent, _FREE), out)
+    return out
 
 
 def _strongest_first(weights: NDArray[Any]) -> NDArray[np.uint32]:
@@ -127,12 +131,7 @@ def _strongest_first(weights: NDArray[Any]) -> NDArray[np.uint32]:
     return found
 
 
-# Arrays are made by the callers: numba compiles each NumPy function within these loops too, for up to 0.2 s.
-_jit = nb.njit(cache=True, nogil=True, no_cfunc_wrapper=True)
-_inner = nb.njit(no_cfunc_wrapper=True, no_cpython_wrapper=True)
-
-
-@_jit
+@kernel
 def _radix_order(key, order, key_to, order_to, counts):
     """Stable ascending order of the keys, all arrays being moved about; digits that are equal in all keys are skipped.
 
@@ -165,7 +164,7 @@ def _radix_order(key, order, key_to, order_to, counts):
     return order
 
 
-@_inner
+@helper
 def _find(parent, x):
     """Root of x. A root holds _FREE less the number of its mutexes, any other node its parent. Splits the path."""
     q = parent[x]
@@ -180,7 +179,7 @@ def _find(parent, x):
         q = r
 
 
-@_inner
+@helper
 def _place(keys, a, b):
     """Key of a pair of roots, and its place in a table of 2**m keys (where 0 is empty)."""
     key = (np.uint64(a) << np.uint64(32)) | np.uint64(b)
@@ -193,7 +192,7 @@ def _place(keys, a, b):
     return key, i
 
 
-@_inner
+@helper
 def _put(keys, a, b):
     """Keep a and b apart; False where they are already."""
     key, i = _place(keys, a, b)
@@ -203,7 +202,7 @@ def _put(keys, a, b):
     return True
 
 
-@_inner
+@helper
 def _rebuilt(keys, parent):
     """Move the pairs whose ends are still roots to a table that they fill by a quarter at most; returns it and their number."""
     live = 0
@@ -226,10 +225,11 @@ def _rebuilt(keys, parent):
     return moved, live
 
 
-@_jit
+@kernel
 def _mutex_watershed(order, u, v, positive, parent, head, tail, after, other, keys):
-    """Kruskal with mutexes: fills `parent`, which is _FREE. Each root has a list (head, tail, after) of nodes in `other` that its
-    segment must not join.
+    """Fill `parent`, which is _FREE, by Kruskal with mutexes.
+
+    Each root has a list (head, tail, after) of nodes in `other` that its segment must not join.
     """
     live = 0
     used = np.uint32(0)
@@ -277,7 +277,7 @@ def _mutex_watershed(order, u, v, positive, parent, head, tail, after, other, ke
             keys, live = _rebuilt(keys, parent)
 
 
-@_jit
+@kernel
 def _components(u, v, parent):
     """Link the smaller root to the larger one's tree, so that it stays."""
     for e in range(u.shape[0]):
@@ -289,7 +289,7 @@ def _components(u, v, parent):
             parent[a] = b
 
 
-@_jit
+@kernel
 def _smallest(parent, low, out):
     """Smallest node of each node's tree; `low` is _FREE."""
     for i in range(parent.shape[0]):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import numba as nb
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from volara_expr.kernels import BadVoxel
+from volara_expr.kernels.jit import kernel
 
 __all__ = ["frozen", "relabel"]
 
@@ -119,7 +119,7 @@ def _bad(message: str, at: int | np.intp, shape: tuple[int, ...]) -> BadVoxel:
     return BadVoxel(message, tuple(int(i) for i in np.unravel_index(at, shape)))
 
 
-@nb.njit(cache=True, nogil=True, no_cfunc_wrapper=True)
+@kernel
 def _relabel(labels, ids, values, missing, limit, memo, known, out):
     """Fill `out`; returns -1, or where the first label stands that is missing or does not fit.
 

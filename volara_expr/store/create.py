@@ -14,6 +14,7 @@ from volara_expr.geometry import Space
 from volara_expr.store.files import replacing, sync, temporary_name
 from volara_expr.store.funlib import WORLD, write_space
 from volara_expr.store.location import Location, locate
+from volara_expr.store.metadata import array_files, group_files
 from volara_expr.store.nodes import Driver, list_nodes, missing, read_node
 from volara_expr.store.ome import level_space, read_multiscale, write_multiscale
 from volara_expr.store.open import ArrayInfo, find_array, open_array
@@ -127,6 +128,8 @@ def create_array(
             raise ValueError(f"format={format!r} is zarr v2, which has no shards; use 'ome-zarr' or 'zarr', or shards=None")
         if len(shards) != len(chunks) or any(s % c for s, c in zip(shards, chunks, strict=True)):
             raise ValueError(f"shards {tuple(shards)} are no multiple of chunks {tuple(chunks)}; enlarge them to whole chunks")
+    if compression not in ("zstd", None):
+        raise ValueError(f"unknown compression {compression!r}; known are 'zstd' and None")
     if not len(shape) == len(chunks) == space.ndim:
         raise ValueError(f"shape {tuple(shape)}, chunks {tuple(chunks)} and {space.ndim} axes differ in length; give one each")
     if lo is not None and space.placed:
@@ -145,7 +148,7 @@ def create_array(
         os.makedirs(temporary)
         if version is not None:
             name = location.url.rpartition("/")[2]
-            _write_group(temporary, zarr_format, write_multiscale(spaces, version, name))
+            _write_node(temporary, group_files(zarr_format, write_multiscale(spaces, version, name)))
         for k in range(levels):
             told = write_space(spaces[k])
             if neighborhood is not None:
@@ -153,9 +156,18 @@ def create_array(
             if k == 0:
                 told |= attributes or {}
             folder = f"{temporary}/{k}" if version is not None else temporary
-            _write_array(
-                folder, zarr_format, shapes[k], dtype, chunks, shards, fill, told, space, compression, compression_level
+            files = array_files(
+                zarr_format,
+                shape=shapes[k],
+                dtype=dtype,
+                chunks=chunks,
+                shards=shards,
+                fill=fill,
+                attributes=told,
+                names=space.names,
+                zstd_level=compression_level if compression else None,
             )
+            _write_node(folder, files)
         _make_parents(location, zarr_format)
         if delete and read_node(location) is not None:
             _delete(location)
@@ -220,46 +232,10 @@ def _write_json(path: str, content: Any) -> None:
         json.dump(content, file, indent=2)
 
 
-def _write_group(folder: str, zarr_format: Literal[2, 3], attributes: dict[str, Any]) -> None:
-    import zarr  # 0.3 s that reading is spared
-
-    zarr.create_group(store=folder, zarr_format=zarr_format, attributes=attributes)
-
-
-def _write_array(
-    folder: str,
-    zarr_format: Literal[2, 3],
-    shape: Sequence[int],
-    dtype: DTypeLike,
-    chunks: Sequence[int],
-    shards: Sequence[int] | None,
-    fill: float,
-    attributes: dict[str, Any],
-    space: Space,
-    compression: str | None,
-    level: int,
-) -> None:
-    import zarr
-
-    if compression not in ("zstd", None):
-        raise ValueError(f"unknown compression {compression!r}; known are 'zstd' and None")
-    if zarr_format == 3:
-        codec: dict[str, Any] = {"name": "zstd", "configuration": {"level": level, "checksum": False}}
-    else:
-        codec = {"id": "zstd", "level": level}
-    zarr.create_array(
-        store=folder,
-        shape=tuple(shape),
-        dtype=dtype,
-        chunks=tuple(chunks),
-        shards=None if shards is None else tuple(shards),
-        compressors=codec if compression else None,
-        fill_value=fill,
-        attributes=attributes,
-        dimension_names=space.names if zarr_format == 3 else None,
-        chunk_key_encoding={"name": "v2", "separator": "/"} if zarr_format == 2 else None,
-        zarr_format=zarr_format,
-    )
+def _write_node(folder: str, files: Mapping[str, Any]) -> None:
+    os.makedirs(folder, exist_ok=True)
+    for name, content in files.items():
+        _write_json(f"{folder}/{name}", content)
 
 
 def _make_parents(location: Location, zarr_format: Literal[2, 3]) -> None:
@@ -267,8 +243,7 @@ def _make_parents(location: Location, zarr_format: Literal[2, 3]) -> None:
     for parent in reversed(location.parents):
         node = read_node(parent)
         if node is None:
-            name, more = ("zarr.json", {"node_type": "group", "attributes": {}}) if zarr_format == 3 else (".zgroup", {})
-            _write_json(f"{parent.url}/{name}", {"zarr_format": zarr_format} | more)
+            _write_node(parent.url, group_files(zarr_format, {}))
         elif node.is_array:
             raise ValueError(f"{parent.url} is an array and cannot hold {location.url}; write beside it")
         elif node.driver != DRIVERS[zarr_format]:

@@ -1,41 +1,13 @@
-"""Derivatives by direct sums, and eigenvalues of small matrices."""
+"""Eigenvalues of small matrices."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
-__all__ = ["correlate_line", "gaussian_derivative", "symmetric_eigenvalues"]
-
-
-def correlate_line(
-    data: npt.NDArray[Any], weights: Sequence[float], axis: int, mode: str, value: float, dtype: npt.DTypeLike
-) -> npt.NDArray[Any]:
-    """Return `scipy.ndimage.correlate1d` of the data: sums in float64, stored as `dtype`."""
-    source = data.astype(np.float32) if data.dtype == np.float16 else data
-    result: npt.NDArray[Any] = ndimage.correlate1d(source, weights, axis, output=np.dtype(dtype), mode=mode, cval=value)
-    return result
-
-
-def gaussian_derivative(
-    data: npt.NDArray[Any],
-    sigma: Sequence[float],
-    order: Sequence[int],
-    truncate: float,
-    mode: str,
-    value: float,
-    dtype: npt.DTypeLike,
-) -> npt.NDArray[Any]:
-    """Return `scipy.ndimage.gaussian_filter` of the data with an order of derivative for each axis."""
-    source = data.astype(np.float32) if data.dtype == np.float16 else data
-    result: npt.NDArray[Any] = ndimage.gaussian_filter(
-        source, sigma, order, output=np.dtype(dtype), mode=mode, cval=value, truncate=truncate
-    )
-    return result
+__all__ = ["symmetric_eigenvalues"]
 
 
 def symmetric_eigenvalues(entries: npt.NDArray[Any], n: int) -> npt.NDArray[Any]:

@@ -17,14 +17,14 @@ from volara_expr.ops.align import assemble, lines
 from volara_expr.ops.join import stack
 from volara_expr.ops.pointwise import Elementwise
 from volara_expr.ops.shape import with_faces
-from volara_expr.ops.stencil import Boundary, GaussianFilter, _Stencil, check_boundary, over_all_axes
+from volara_expr.ops.stencil import Boundary, GaussianFilter, _DirectSum, check_boundary, over_all_axes
 
 __all__ = ["Correlate1D", "GaussianDerivative", "SymmetricEigenvalues", "correlate1d", "gradient_magnitude", "hessian"]
 __all__ += ["gaussian_laplace", "laplace", "smoothed_difference", "structure_tensor"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Correlate1D(_Stencil):
+class Correlate1D(_DirectSum):
     """`scipy.ndimage.correlate1d`: sums of neighbours along one axis, weighted, in float64.
 
     Attributes
@@ -38,7 +38,7 @@ class Correlate1D(_Stencil):
     axis: int
     mode: Boundary = "reflect"
     value: float = 0.0
-    kernel: ClassVar[str] = "volara_expr.kernels.derivative:correlate_line"
+    kernel: ClassVar[str] = "volara_expr.kernels.stencil:correlate1d"
     cost: ClassVar[float] = 8.0
 
     def make_spec(self) -> ArraySpec:
@@ -54,11 +54,12 @@ class Correlate1D(_Stencil):
 
     def apply(self, kernel: Callable[..., Any], out: Box, patches: Sequence[Patch], tables: Sequence[Any]) -> Any:
         patch = patches[0]
-        return kernel(patch.data, self.weights, self.axis, self.mode, self.value, self.spec.dtype)[out.slices(patch.box.lo)]
+        keep = out.slices(patch.box.lo)[self.axis]
+        return kernel(patch.data, np.array(self.weights), self.axis, self.mode, self.value, self.spec.dtype, keep)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class GaussianDerivative(_Stencil):
+class GaussianDerivative(_DirectSum):
     """`scipy.ndimage.gaussian_filter` with an order of derivative along each axis.
 
     Attributes
@@ -73,7 +74,7 @@ class GaussianDerivative(_Stencil):
     mode: Boundary = "reflect"
     truncate: float = 4.0
     value: float = 0.0
-    kernel: ClassVar[str] = "volara_expr.kernels.derivative:gaussian_derivative"
+    kernel: ClassVar[str] = "volara_expr.kernels.stencil:gaussian"
     cost: ClassVar[float] = 30.0
 
     def make_spec(self) -> ArraySpec:
@@ -91,8 +92,8 @@ class GaussianDerivative(_Stencil):
 
     def apply(self, kernel: Callable[..., Any], out: Box, patches: Sequence[Patch], tables: Sequence[Any]) -> Any:
         patch = patches[0]
-        result = kernel(patch.data, self.sigma, self.order, self.truncate, self.mode, self.value, self.spec.dtype)
-        return result[out.slices(patch.box.lo)]
+        keep = out.slices(patch.box.lo)
+        return kernel(patch.data, self.sigma, self.order, self.truncate, self.mode, self.value, self.spec.dtype, keep)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -95,7 +95,17 @@ class _Stencil(ArrayNode):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class GaussianFilter(_Stencil):
+class _DirectSum(_Stencil):
+    """Weighted sums along one axis after the other, each stored in the type of the result."""
+
+    def temp_bytes(self, out: Box) -> int:
+        # The input converted and the sums along the first axis, or these and the sums along the next.
+        wide = np.result_type(self.array.spec.dtype, np.float32).itemsize
+        return 2 * out.grow(*self.reach()).size * wide
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GaussianFilter(_DirectSum):
     """`scipy.ndimage.gaussian_filter`: one direct sum per axis, in float64, stored in the type of the result between axes.
 
     Attributes
@@ -123,8 +133,8 @@ class GaussianFilter(_Stencil):
 
     def apply(self, kernel: Callable[..., Any], out: Box, patches: Sequence[Patch], tables: Sequence[Any]) -> Any:
         patch = patches[0]
-        result = kernel(patch.data, self.sigma, self.truncate, self.mode, self.value, self.spec.dtype)
-        return result[out.slices(patch.box.lo)]
+        keep, order = out.slices(patch.box.lo), (0,) * self.spec.ndim
+        return kernel(patch.data, self.sigma, order, self.truncate, self.mode, self.value, self.spec.dtype, keep)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -174,6 +184,10 @@ class UniformFilter(_Window):
     smooths: ClassVar[bool] = True
     kernel: ClassVar[str] = "volara_expr.kernels.stencil:uniform"
     cost: ClassVar[float] = 20.0
+
+    def apply(self, kernel: Callable[..., Any], out: Box, patches: Sequence[Patch], tables: Sequence[Any]) -> Any:
+        patch = patches[0]
+        return kernel(patch.data, self.size, self.mode, self.value, self.spec.dtype, out.slices(patch.box.lo))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -18,7 +18,8 @@ import numba as nb
 import numpy as np
 
 from volara_expr.kernels import BadVoxel
-from volara_expr.kernels.fragments import cluster, crop_components, number, surviving
+from volara_expr.kernels.clusters import Workspace, clusters
+from volara_expr.kernels.fragments import crop_components, number, surviving
 
 __all__ = ["Workspace", "fragments"]
 
@@ -33,21 +34,6 @@ SLAB = 1 << 15  # voxels whose float64 values stay in cache
 
 GOLDEN = P(0x9E3779B97F4A7C15)  # SplitMix64's increment
 ALWAYS = P(0xFFFFFFFFFFFFFFFF)  # no hash exceeds it
-
-
-class Workspace:
-    """Arrays kept from block to block, so that equal blocks allocate once. Not to be shared between threads."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, np.ndarray] = {}
-
-    def take(self, name: str, shape: int | tuple[int, ...], dtype: Any = np.uint32) -> np.ndarray:
-        """Return an uninitialised array that holds until `name` is taken again."""
-        size = int(np.prod(shape))
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.dtype != dtype or buffer.size < size:
-            buffer = self._buffers[name] = np.empty(size, dtype)
-        return buffer[:size].reshape(shape)
 
 
 # ---------------------------------------------------------------- weights
@@ -118,16 +104,20 @@ def _count(a, box, rank, counts):
 
 
 @jit
-def _scatter(a, box, groups, shift, rank, positive, place, codes, keys):
+def _scatter(a, box, groups, shift, rank, place, codes, keys):
     """Write the code of each edge: voxel << shift | channel << 1 | positive.
 
-    With `rank` (uint8 `a`) a code goes to the next place of its rank. Without, `a` holds weights, codes are written in the
-    order of the scan and `keys` receives 2**31 - 1 - abs(weight). Returns the number of edges written without `rank`.
+    With `rank` (uint8 `a`), rank << 1 | positive of each code, an edge goes to the next place of its rank. Without, `a` holds
+    weights, edges are written in the order of the scan and `keys` receives 2**31 - 1 - abs(weight). Returns the number of edges
+    written without `rank`.
     """
     C, D, H, W = a.shape
+    flat = a.reshape(-1)
     one = codes.dtype.type(1)
-    active = np.empty(C, np.int64)
-    start = np.empty(C, np.uint32)
+    row = np.empty(C, np.uint64)  # for each channel that has edges in this row: where it starts in `flat`,
+    table = np.empty(C, np.uint64)  # where the channel starts in `rank`,
+    tag = np.empty(C, codes.dtype)  # the channel in a code,
+    start = np.empty(C, np.uint32)  # and the voxels along x that have an edge
     length = np.empty(C, np.uint32)
     n = 0
     for g in range(groups.shape[0]):
@@ -139,7 +129,9 @@ def _scatter(a, box, groups, shift, rank, positive, place, codes, keys):
                 for t in range(C):
                     c = groups[g, t]
                     if c >= 0 and box[c, 0, 0] <= z < box[c, 0, 1] and box[c, 1, 0] <= y < box[c, 1, 1]:
-                        active[m] = c
+                        row[m] = ((c * D + z) * H + y) * W
+                        table[m] = c * 256
+                        tag[m] = c << 1
                         start[m] = box[c, 2, 0]
                         length[m] = box[c, 2, 1] - box[c, 2, 0]
                         m += 1
@@ -148,46 +140,43 @@ def _scatter(a, box, groups, shift, rank, positive, place, codes, keys):
                     voxel = (base + codes.dtype.type(x)) << shift
                     for t in range(m):
                         if U(U(x) - start[t]) < length[t]:
-                            c = P(active[t])
-                            w = a[c, z, y, P(x)]
-                            code = voxel + codes.dtype.type(c << P(1))
+                            w = flat[row[t] + P(x)]
                             if rank is None:
                                 if keys is not None:
                                     keys[n] = U(np.int64(0x7FFFFFFF) - abs(np.int64(w)))
-                                codes[n] = code + codes.dtype.type(w > 0)
+                                codes[n] = voxel + (tag[t] + codes.dtype.type(w > 0))
                                 n += 1
                             else:
-                                q = rank[c, w]
-                                k = place[q]
-                                codes[k] = code + positive[c, w]
-                                place[q] = k + one
+                                r = rank[table[t] + P(w)]
+                                k = place[r >> np.uint16(1)]
+                                codes[k] = voxel + (tag[t] + codes.dtype.type(r & np.uint16(1)))
+                                place[r >> np.uint16(1)] = k + one
     return n
 
 
 @jit
-def _keep(codes, keys, begin, end, shift, step, mask, chance, salts, origin, shape):
-    """Drop, in place and in order, the edges at a masked voxel and those that random strides leave out."""
+def _keep(codes, keys, shift, step, mask, chance, salts, origin, shape):
+    """Drop, in place and in order, the edges at a masked voxel and those that random strides leave out; return the rest's number."""
     channels = codes.dtype.type((U(1) << U(shift - 1)) - 1)
     _, H, W = shape
-    for q in range(begin.shape[0]):
-        m = begin[q]
-        for k in range(begin[q], end[q]):
-            e = codes[k]
-            i = U(e >> shift)
-            c = P((e >> U(1)) & channels)
-            if mask[i] == 0 or mask[U(i + step[c])] == 0:
+    n = 0
+    for k in range(codes.shape[0]):
+        e = codes[k]
+        i = U(e >> shift)
+        c = P((e >> U(1)) & channels)
+        if mask[i] == 0 or mask[U(i + step[c])] == 0:
+            continue
+        if chance[c] != ALWAYS:
+            yx = i % U(H * W)
+            # numba adds uint64 and int64 as floats, so the coordinates wrap around in uint64 before they are added
+            z, y, x = P(i // U(H * W)) + P(origin[0]), P(yx // U(W)) + P(origin[1]), P(yx % U(W)) + P(origin[2])
+            if _mix_scalar(salts[c] + z * STEP[0] + y * STEP[1] + x * STEP[2]) > chance[c]:
                 continue
-            if chance[c] != ALWAYS:
-                yx = i % U(H * W)
-                # numba adds uint64 and int64 as floats, so the coordinates wrap around in uint64 before they are added
-                z, y, x = P(i // U(H * W)) + P(origin[0]), P(yx // U(W)) + P(origin[1]), P(yx % U(W)) + P(origin[2])
-                if _mix_scalar(salts[c] + z * STEP[0] + y * STEP[1] + x * STEP[2]) > chance[c]:
-                    continue
-            codes[m] = e
-            if keys is not None:
-                keys[m] = keys[k]
-            m += begin.dtype.type(1)
-        end[q] = m
+        codes[n] = e
+        if keys is not None:
+            keys[n] = keys[k]
+        n += 1
+    return n
 
 
 @jit
@@ -266,44 +255,39 @@ class _Block:
         """Label the clusters from 1, background 0, in (D, H, W) uint32 of the workspace."""
         C, *space = self.affs.shape
         voxels = math.prod(space)
-        parent, head, tail = (self.workspace.take(name, voxels) for name in ("parent", "head", "tail"))
-        seen = self.workspace.take("seen", voxels, np.uint8)
+        take = self.workspace.take
         shift = max(1, (C - 1).bit_length()) + 1
         dtype: Any = np.uint32 if voxels << shift <= U32_CODES else np.uint64
         step = (self.offsets @ [space[1] * space[2], space[2], 1]).astype(np.uint32)  # modulo 2**32, as voxel numbers are
-        codes, begin, end = self._sorted_edges(dtype, dtype(shift), step)
-        bits = max(1, min(voxels.bit_length() - 2, 22))
-        cluster(codes, begin, end, dtype(shift), step, parent, head, tail, seen, bits)
-        labels = self.workspace.take("labels", tuple(space))
-        return labels, number(parent, seen, head, labels.reshape(-1))
+        codes = self._sorted_edges(dtype, dtype(shift), step)
+        parent, seen = clusters(codes, dtype(shift), step, voxels, self.workspace)
+        labels = take("labels", tuple(space))
+        return labels, number(parent, seen, take("ends", voxels), labels.reshape(-1))
 
-    def _sorted_edges(self, dtype: Any, shift: Any, step: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Codes of all edges in order, as runs begin[q]:end[q]."""
+    def _sorted_edges(self, dtype: Any, shift: Any, step: np.ndarray) -> np.ndarray:
+        """Codes of all edges in order."""
         C, *space = self.affs.shape
         box = _lattices(space, self.offsets, np.ones_like(self.strides) if self.random_strides else self.strides, self.origin)
         groups = _groups(self.strides)
         room = int(np.ceil((box[..., 1] - box[..., 0]) / box[..., 2]).prod(axis=1).sum())
         codes = self.workspace.take("codes", room, dtype)
         values = np.arange(256.0) if self.table is None else self.table
-        if self.affs.dtype == np.uint8 and C <= 256 and not self.noise and np.isfinite(values).all():
+        if self.affs.dtype == np.uint8 and C <= 128 and not self.noise and np.isfinite(values).all():
             affs = np.require(self.affs, requirements=["C", "W"])  # one array type, so that numba compiles once
             w = _fixed(values + self.bias[:, None])
             levels, rank = np.unique(-np.abs(w), return_inverse=True)
             rank = rank.reshape(w.shape).astype(np.uint16)
             counts = np.zeros(len(levels) + 1, np.int64)
             _count(affs, box, rank, counts[1:])
-            begin = counts.cumsum()[:-1].astype(dtype)
-            end = begin.copy()
-            _scatter(affs, box, groups, shift, rank, (w > 0).astype(dtype), end, codes, None)
-            self._drop(codes, None, begin, end, shift, step)
-            return codes, begin, end
+            _scatter(
+                affs, box, groups, shift, (rank << 1 | (w > 0)).reshape(-1), counts.cumsum()[:-1].astype(dtype), codes, None
+            )
+            return codes[: self._keep(codes, None, shift, step)]
         keys = self.workspace.take("keys", room)
         weights = self.workspace.take("weights", self.affs.shape, np.int32)
         self._fill_weights(box, weights)
-        begin = np.zeros(1, dtype)
-        end = np.array([_scatter(weights, box, groups, shift, None, None, None, codes, keys)], dtype)
-        self._drop(codes, keys, begin, end, shift, step)
-        n = int(end[0])
+        _scatter(weights, box, groups, shift, None, None, codes, keys)
+        n = self._keep(codes, keys, shift, step)
         bad = np.flatnonzero(keys[:n] == BAD_KEY)
         if len(bad):
             voxel, channel = divmod(int(codes[bad[0]]) >> 1, 1 << int(shift) - 1)
@@ -311,7 +295,8 @@ class _Block:
             value = self.affs[at] if self.table is None else self.table[self.affs[at]]
             raise BadVoxel(f"the affinity of an edge of channel {channel} is {value}; fill such voxels or mask them", at)
         spare = self.workspace.take("spare_keys", n), self.workspace.take("spare_codes", n, dtype)
-        return _radix_sort(keys[:n], codes[:n], *spare), begin, end
+        ordered: np.ndarray = _radix_sort(keys[:n], codes[:n], *spare)
+        return ordered
 
     def _fill_weights(self, box: np.ndarray, out: np.ndarray) -> None:
         """Weights of all voxels of the lattices `box` into `out` (C, D, H, W) int32."""
@@ -328,14 +313,16 @@ class _Block:
                     value += self.noise * _normal(salts[c], grid)
                 out[c][lattice] = _fixed(value)
 
-    def _drop(self, codes: np.ndarray, keys: Any, begin: np.ndarray, end: np.ndarray, shift: Any, step: np.ndarray) -> None:
-        """Take out the edges that the mask forbids or random strides leave out."""
+    def _keep(self, codes: np.ndarray, keys: Any, shift: Any, step: np.ndarray) -> int:
+        """Take out the edges that the mask forbids or random strides leave out; return the number of those that stay."""
         if self.mask is None and not self.random_strides:
-            return
+            return len(codes)
         C, *space = self.affs.shape
         mask = np.ones(space, np.uint8) if self.mask is None else (self.mask != 0).astype(np.uint8)
         chance = np.full(C, ALWAYS) // (self.strides.prod(axis=1).astype(np.uint64) if self.random_strides else P(1))
-        _keep(codes, keys, begin, end, shift, step, mask.ravel(), chance, _salts(self.seed, 1, C), self.origin, tuple(space))
+        salts = _salts(self.seed, 1, C)
+        n: int = _keep(codes, keys, shift, step, mask.ravel(), chance, salts, self.origin, tuple(space))
+        return n
 
 
 def _triples(name: str, values: Any, shape: tuple[int, ...], fill: int) -> np.ndarray:
@@ -492,5 +479,8 @@ def fragments(
         labels *= keep[labels]
     low = np.array([0] * (3 - nd) + [start for start, _, _ in box], np.int64)
     out = np.empty([1] * (3 - nd) + [max(0, stop - start) for start, stop, _ in box], np.uint32)
-    count = crop_components(labels, n, low, workspace.take("parent", out.size), out)
+    rows = workspace.take("rows", math.prod(out.shape[:2]) + 1, np.int64)
+    count = crop_components(
+        labels, low, rows, workspace.take("start", out.size + 1), workspace.take("parent", out.size + 1), out
+    )
     return out.reshape(out.shape[3 - nd :]), count

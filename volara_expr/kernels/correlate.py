@@ -12,7 +12,9 @@ import numpy as np
 
 __all__ = ["correlate_rows"]
 
-TILE, LINES, LANES = 256, 32, 8
+LANES = 8
+"""Numbers in a vector register, and in a line of the cache: rows of a tile start at whole ones."""
+TILE = 256
 RUN = 2048
 """Sums made at once: few enough for the first cache, many enough that starting a pass does not count."""
 
@@ -39,7 +41,7 @@ def correlate_rows(source, index, weights, parity, value, out):
     outer, kept, inner = out.shape
     below = weights.size // 2
     if inner == 1:
-        tile, group = LINES, LINES
+        tile = group = min(outer, LANES)
     else:
         tile, group = -(-inner // (-(-inner // TILE) * LANES)) * LANES, 1
     padded, sums = _aligned(index.size * tile), _aligned(RUN)
@@ -49,14 +51,14 @@ def correlate_rows(source, index, weights, parity, value, out):
         for t in range(0, inner, tile):
             width = min(tile, inner - t)
             if inner == 1:
-                _gather(source[first : first + lines, :, 0], index, value, padded)
+                _gather(source[first : first + lines, :, 0], index, value, padded, tile)
             else:
                 _fill(source[first], index, t, width, value, padded, tile)
             for k in range(0, kept, step):
                 n = min(step, kept - k)
                 _sum(padded, (k + below) * tile, tile, weights, parity, sums[: n * tile])
                 if inner == 1:
-                    _scatter(sums, out[first : first + lines, k : k + n, 0])
+                    _scatter(sums, tile, out[first : first + lines, k : k + n, 0])
                 else:
                     _store(sums, tile, out[first], k, n, t, width)
 
@@ -93,20 +95,20 @@ def _store(sums, tile, rows, first, n, t, width):
 
 
 @_jit
-def _gather(lines, index, value, padded):
-    """Convert lines along the last axis to rows of float64."""
-    for k in range(index.size):
-        at, to = index[k], k * LINES
-        for i in range(lines.shape[0]):
-            padded[to + i] = value if at < 0 else lines[i, at]
+def _gather(lines, index, value, padded, tile):
+    """Convert lines along the last axis to rows of float64, line by line, as memory gives them."""
+    for i in range(lines.shape[0]):
+        for k in range(index.size):
+            at = index[k]
+            padded[k * tile + i] = value if at < 0 else lines[i, at]
 
 
 @_jit
-def _scatter(sums, lines):
+def _scatter(sums, tile, lines):
     """Store rows as lines."""
-    for k in range(lines.shape[1]):
-        for i in range(lines.shape[0]):
-            lines[i, k] = sums[k * LINES + i]
+    for i in range(lines.shape[0]):
+        for k in range(lines.shape[1]):
+            lines[i, k] = sums[k * tile + i]
 
 
 @_jit

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from volara_expr.kernels import BadVoxel, mutex_watershed
+from volara_expr.kernels.fragments import crop_components
 from volara_expr.kernels.mutex_watershed import Workspace, fragments
 
 M64 = 2**64 - 1
@@ -150,9 +151,13 @@ def large():
 
 def test_grown_tables_equal_mwatershed(large):
     affs, offsets, options, truth = large
-    labels, n = fragments(affs, offsets, **options)
-    np.testing.assert_array_equal(labels, split(truth))
-    assert 50 < n < affs[0].size / 4
+    workspace = Workspace()
+    for turn in ("at first", "with what the block before left"):
+        labels, n = fragments(affs, offsets, workspace=workspace, **options)
+        np.testing.assert_array_equal(labels, split(truth), err_msg=turn)
+        assert 50 < n < affs[0].size / 4
+        assert workspace.held("spare table"), "the table did not grow, so this proves nothing"
+        assert workspace.held("mutexes") > 2 << 16, "the lists of mutexes did not grow, so this proves nothing"
 
 
 @pytest.mark.parametrize("as_float", [False, True])
@@ -175,6 +180,22 @@ def test_crop_splits_into_connected_components(large):
     assert n > len(np.unique(truth[crop])), "the crop cuts no fragment, so this proves nothing"
     two, _ = fragments(affs, offsets, crop=(slice(2, 30), slice(4, 30), slice(3, 32)), **options)
     np.testing.assert_array_equal(two, split(truth[2:30, 4:30, 3:32]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.tuples(*[st.integers(1, 9)] * 3), st.integers(0, 2**32), st.sampled_from([0.3, 0.7, 0.95]))
+def test_crops_are_split_as_scipy_splits_them(shape, seed, alike):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, shape, dtype=np.uint32)
+    labels[rng.random(shape) < alike] = rng.integers(0, 2)  # runs, and pieces that touch at edges and corners alone
+    low = np.array([rng.integers(0, n) for n in shape])
+    high = [int(rng.integers(a, n)) + 1 for a, n in zip(low, shape, strict=True)]
+    crop = labels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    out = np.full(crop.shape, 99, np.uint32)
+    start, parent = np.empty(crop.size + 1, np.uint32), np.empty(crop.size, np.uint32)
+    n = crop_components(labels, low, np.empty(crop.shape[0] * crop.shape[1] + 1, np.int64), start, parent, out)
+    np.testing.assert_array_equal(out, split(crop))
+    assert n == out.max()
 
 
 def test_filters_use_the_whole_block(large):

@@ -130,8 +130,10 @@ def crop_components(labels, corner, rows, start, parent, out):
         First voxel of the crop.
     rows : ndarray of int64, shape (d * h + 1,)
         Scratch: the first run of each row.
-    start, parent : ndarray of uint32, shape (d * h * w + 1,)
-        Scratch: the first x of each run, and the forest of runs.
+    start : ndarray of uint32, shape (d * h * w + 1,)
+        Scratch: the first x of each run.
+    parent : ndarray of uint32, shape (d * h * w,)
+        Scratch: the forest of runs.
     out : ndarray of uint32, shape (d, h, w)
         Receives the numbers; its shape is the crop's.
 

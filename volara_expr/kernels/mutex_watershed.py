@@ -5,6 +5,12 @@ the same clusters. Two ways lead to the sorted edges. uint8 codes take at most 2
 sort by rank writes the edges in order while it scans the block. All other inputs, and uint8 with noise, get a fixed-point
 weight for each voxel, made by NumPy so that numba need not compile for their dtype, and a radix sort. (uint16 codes go the
 second way: with 65,536 weights for each channel the buckets of a counting sort no longer stay in cache.)
+
+Sorting E edges takes O(E); so does clustering them, up to the near-constant of union-find, plus the mutexes, which a join
+moves from the shorter of two lists. Measured on one core (AMD EPYC, 128^3 voxels, 9 channels of uint8): 2.5 ns an edge to sort
+and 5 ns to cluster where long offsets have strides of 3 (3.2 edges a voxel); 2.3 and 17 ns where they have none (8.7 edges,
+many of them mutexes, whose hash table is larger than the cache). Memory: 17 bytes a voxel for the forest, its lists and the
+labels, 4 to 24 for the hash table, and for each edge 4 bytes, or 16 besides the weights the second way.
 """
 
 from __future__ import annotations
@@ -480,7 +486,6 @@ def fragments(
     low = np.array([0] * (3 - nd) + [start for start, _, _ in box], np.int64)
     out = np.empty([1] * (3 - nd) + [max(0, stop - start) for start, stop, _ in box], np.uint32)
     rows = workspace.take("rows", math.prod(out.shape[:2]) + 1, np.int64)
-    count = crop_components(
-        labels, low, rows, workspace.take("start", out.size + 1), workspace.take("parent", out.size + 1), out
-    )
+    start, parent = workspace.take("ends", out.size + 1), workspace.take("parent", out.size)
+    count = crop_components(labels, low, rows, start, parent, out)
     return out.reshape(out.shape[3 - nd :]), count

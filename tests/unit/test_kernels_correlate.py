@@ -16,6 +16,7 @@ shapes = st.one_of(
     st.tuples(*[st.integers(1, 40)] * 2),
     st.tuples(*[st.integers(1, 9)] * 4),
     st.tuples(st.integers(1, 4), st.integers(1, 12), st.integers(250, 600)),
+    st.tuples(st.integers(1000, 2100), st.integers(1, 9)),
 )
 
 

@@ -14,7 +14,8 @@ __all__ = ["correlate_rows"]
 
 LANES = 8
 """Numbers in a vector register, and in a line of the cache: rows of a tile start at whole ones."""
-TILE = 256
+TILE, SPAN = 256, 1024
+"""Numbers side by side, and rows that are summed, in a tile."""
 RUN = 2048
 """Sums made at once: few enough for the first cache, many enough that starting a pass does not count."""
 
@@ -41,26 +42,29 @@ def correlate_rows(source, index, weights, parity, value, out):
     outer, kept, inner = out.shape
     below = weights.size // 2
     if inner == 1:
-        tile = group = min(outer, LANES)
+        tile = group = LANES  # known to the compiler
     else:
         tile, group = -(-inner // (-(-inner // TILE) * LANES)) * LANES, 1
-    padded, sums = _aligned(index.size * tile), _aligned(RUN)
+    padded, sums = _aligned((min(kept, SPAN) + weights.size - 1) * tile), _aligned(RUN)
     step = RUN // tile
     for first in range(0, outer, group):
         lines = min(group, outer - first)
         for t in range(0, inner, tile):
             width = min(tile, inner - t)
-            if inner == 1:
-                _gather(source[first : first + lines, :, 0], index, value, padded, tile)
-            else:
-                _fill(source[first], index, t, width, value, padded, tile)
-            for k in range(0, kept, step):
-                n = min(step, kept - k)
-                _sum(padded, (k + below) * tile, tile, weights, parity, sums[: n * tile])
+            for begin in range(0, kept, SPAN):
+                end = min(kept, begin + SPAN)
+                rows = index[begin : end + weights.size - 1]
                 if inner == 1:
-                    _scatter(sums, tile, out[first : first + lines, k : k + n, 0])
+                    _gather(source[first : first + lines, :, 0], rows, value, padded)
                 else:
-                    _store(sums, tile, out[first], k, n, t, width)
+                    _fill(source[first], rows, t, width, value, padded, tile)
+                for k in range(begin, end, step):
+                    n = min(step, end - k)
+                    _sum(padded, (k - begin + below) * tile, tile, weights, parity, sums[: n * tile])
+                    if inner == 1:
+                        _scatter(sums, out[first : first + lines, k : k + n, 0])
+                    else:
+                        _store(sums, tile, out[first], k, n, t, width)
 
 
 @_jit
@@ -95,20 +99,20 @@ def _store(sums, tile, rows, first, n, t, width):
 
 
 @_jit
-def _gather(lines, index, value, padded, tile):
+def _gather(lines, index, value, padded):
     """Convert lines along the last axis to rows of float64, line by line, as memory gives them."""
     for i in range(lines.shape[0]):
         for k in range(index.size):
             at = index[k]
-            padded[k * tile + i] = value if at < 0 else lines[i, at]
+            padded[k * LANES + i] = value if at < 0 else lines[i, at]
 
 
 @_jit
-def _scatter(sums, tile, lines):
+def _scatter(sums, lines):
     """Store rows as lines."""
     for i in range(lines.shape[0]):
         for k in range(lines.shape[1]):
-            lines[i, k] = sums[k * tile + i]
+            lines[i, k] = sums[k * LANES + i]
 
 
 @_jit

@@ -27,7 +27,10 @@ from executors.worker import save_job, serve
 __all__ = ["Multiprocessing", "WorkerPool"]
 
 _AHEAD = 3
-"""Blocks that a worker holds at most: one being written, one computed, one read."""
+"""Blocks that a worker needs: one being written, one computed, one read."""
+
+_RUN = 8
+"""Blocks that it is given at once while there are many: neighbours, so that it has read a part of each before."""
 
 _TICK_S = 0.1
 """How often `should_stop`, Ctrl-C and silent deaths are looked for."""
@@ -258,7 +261,10 @@ class WorkerPool:
 
     def _feed(self, worker: _Worker) -> None:
         """Give a worker enough blocks to read ahead, but no more than its share of those that are left."""
-        share = max(1, min(_AHEAD, self._blocks.n_unfinished // self._n)) - len(worker.held)
+        left = self._blocks.n_unfinished
+        share = max(1, min(_AHEAD, left // self._n)) - len(worker.held)
+        if share > 0:
+            share = max(share, min(_RUN, left // (4 * self._n)))
         given = [block for _ in range(share) if (block := self._blocks.take()) is not None]
         if not given and not worker.held and (block := self._blocks.take_retry()) is not None:
             given = [block]  # alone, since no fresh block is left

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,23 @@ def peak_rss_bytes() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+"""Of mallopt(3)."""
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory of a block for the next one; else the kernel clears the same pages again for every block.
+
+    All threads share what is kept: with a heap of its own, each thread that decodes would keep as much. A thread that has a
+    heap already goes on with it, so a process that runs blocks only calls this first of all.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and sys.platform == "linux":
+        for option, size in ((M_ARENA_MAX, 1), (M_TRIM_THRESHOLD, 128 << 20), (M_MMAP_THRESHOLD, 32 << 20)):
+            mallopt(option, size)
+
+
 @dataclass
 class _Read:
     """A block whose read has begun, or failed to begin with a traceback."""
@@ -103,6 +121,7 @@ def run_blocks(job: Job, blocks: Iterable[int | None], emit: Callable[[Event], N
         Receives the events "started", "done" and "failed" of every block, without worker and attempt. Called from several
         threads.
     """
+    keep_freed_memory()
     threads = job.resources.threads
     room = threading.Semaphore(threads)  # as many computed blocks may be in the writer's hands
     computing: set[Future[None]] = set()
@@ -242,6 +261,7 @@ def serve(connection: Any, output: Any, driver_pid: int, single_threaded: bool, 
         What `Job.setup` is given.
     """
     _die_with(driver_pid)
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides when workers stop
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(

@@ -23,7 +23,7 @@ class Config:
     reserved_bytes : int
         A worker without data: interpreter, imports, compiled kernels, and compiling them where that was not done before.
     cache_bytes : int
-        Decoded chunks that a worker keeps, so that overlapping reads decode once.
+        Decoded chunks that a worker keeps, where its blocks follow each other closely enough to read the same ones.
     preview_bytes : int
         `compute()` and `numpy.asarray` refuse to make more than this, and to run stages over more than this, unasked.
     """
@@ -31,7 +31,7 @@ class Config:
     memory_fraction: float = 0.7
     memory_bytes: int | None = None
     reserved_bytes: int = 640 * MB
-    cache_bytes: int = 128 * MB
+    cache_bytes: int = 64 * MB
     preview_bytes: int = 2048 * MB
 
     def allowed_bytes(self) -> int:

@@ -73,10 +73,13 @@ def _normal(salt: Any, coordinates: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _fixed(value: np.ndarray) -> np.ndarray:
-    """Round float64 to int32 steps of 2**-20; BAD where not finite."""
-    w: np.ndarray = np.rint(np.clip(value, -LIMIT, LIMIT) * SCALE)
-    w[~np.isfinite(value)] = BAD
-    return w.astype(np.int32)
+    """Round float64, which is overwritten, to int32 steps of 2**-20; BAD where not finite."""
+    bad = ~np.isfinite(value)
+    np.clip(value, -LIMIT, LIMIT, out=value)
+    value *= SCALE
+    np.rint(value, out=value)
+    value[bad] = BAD
+    return value.astype(np.int32)
 
 
 # ---------------------------------------------------------------- edges in order
@@ -114,8 +117,7 @@ def _scatter(a, box, groups, shift, rank, place, codes, keys):
     """Write the code of each edge: voxel << shift | channel << 1 | positive.
 
     With `rank` (uint8 `a`), rank << 1 | positive of each code, an edge goes to the next place of its rank. Without, `a` holds
-    weights, edges are written in the order of the scan and `keys` receives 2**31 - 1 - abs(weight). Returns the number of edges
-    written without `rank`.
+    weights, edges are written in the order of the scan and `keys` receives 2**31 - 1 - abs(weight).
     """
     C, D, H, W = a.shape
     flat = a.reshape(-1)
@@ -148,7 +150,7 @@ def _scatter(a, box, groups, shift, rank, place, codes, keys):
                         if U(U(x) - start[t]) < length[t]:
                             w = flat[row[t] + P(x)]
                             if rank is None:
-                                if keys is not None:
+                                if keys is not None:  # numba types this branch with `rank` as well
                                     keys[n] = U(np.int64(0x7FFFFFFF) - abs(np.int64(w)))
                                 codes[n] = voxel + (tag[t] + codes.dtype.type(w > 0))
                                 n += 1
@@ -157,7 +159,6 @@ def _scatter(a, box, groups, shift, rank, place, codes, keys):
                                 k = place[r >> np.uint16(1)]
                                 codes[k] = voxel + (tag[t] + codes.dtype.type(r & np.uint16(1)))
                                 place[r >> np.uint16(1)] = k + one
-    return n
 
 
 @jit
@@ -294,9 +295,9 @@ class _Block:
         self._fill_weights(box, weights)
         _scatter(weights, box, groups, shift, None, None, codes, keys)
         n = self._keep(codes, keys, shift, step)
-        bad = np.flatnonzero(keys[:n] == BAD_KEY)
-        if len(bad):
-            voxel, channel = divmod(int(codes[bad[0]]) >> 1, 1 << int(shift) - 1)
+        if n and keys[:n].max() == BAD_KEY:
+            bad = int(codes[(keys[:n] == BAD_KEY).argmax()])
+            voxel, channel = divmod(bad >> 1, 1 << int(shift) - 1)
             at = (channel, *(int(i) for i in np.unravel_index(voxel, space)))
             value = self.affs[at] if self.table is None else self.table[self.affs[at]]
             raise BadVoxel(f"the affinity of an edge of channel {channel} is {value}; fill such voxels or mask them", at)

@@ -20,6 +20,8 @@ from volara_expr.plan.targets import Output, Target
 
 __all__ = ["Plan", "Stage", "make_plan"]
 
+RUN_BLOCKS = 32
+"""From so many blocks for each of several workers on, each is given runs of neighbours; of fewer they take turns."""
 DECISIONS = ("threshold", "argmax", "watershed", "localcomponents")
 
 
@@ -57,6 +59,8 @@ class Stage:
         Upper bound of a worker's memory, interpreter and cache included.
     threads : int
         Blocks that a worker computes at the same time.
+    cache_bytes : int
+        Decoded chunks that a worker keeps.
     """
 
     group: Group
@@ -65,6 +69,7 @@ class Stage:
     projected_bytes: int
     footprint: Footprint | None = None
     threads: int = 1
+    cache_bytes: int = 0
     note: str = ""
     reads: list[Read] = field(default_factory=list)
 
@@ -259,9 +264,17 @@ def make_plan(
             grid, mem, n, note = choose_block(
                 g, workers=workers, threads=threads, worker_bytes=allowed, reserved_bytes=reserved, requested=block
             )
-            stages.append(Stage(g, grid, needs, n * mem.peak_bytes + reserved, mem, n, note, reads_of(g, grid)))
+            cache = config.cache_bytes if reads_again(g, grid, workers) else 0
+            peak = config.reserved_bytes + cache + n * mem.peak_bytes
+            stages.append(Stage(g, grid, needs, peak, mem, n, cache, note, reads_of(g, grid)))
         reused |= {id(n): n for n in g.region.leaves.values() if n.inputs and found(n)}
     return Plan(outputs, stages, workers, allowed, list(reused.values()))
+
+
+def reads_again(group: Group, grid: BlockGrid, workers: int) -> bool:
+    """Whether a worker reads chunks that it has read shortly before: for a block in several parts, or for a neighbour of its last."""
+    middle = grid.box_at(tuple(n // 2 for n in grid.shape))
+    return workers == 1 or grid.n_blocks >= RUN_BLOCKS * workers or len(demands(group.targets, middle)) > 1
 
 
 def reads_of(group: Group, grid: BlockGrid) -> list[Read]:

@@ -266,7 +266,7 @@ def job_of(
         "packed": pack(nodes),
         "stored": stored,
         "places": at,
-        "cache_bytes": config.cache_bytes,
+        "cache_bytes": stage.cache_bytes,
     }
     if grid is None:
         return TableJob(**common, memory_bytes=max(plan.worker_bytes - config.reserved_bytes, 256 << 20))

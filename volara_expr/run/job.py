@@ -27,7 +27,6 @@ from volara_expr.plan.stages import totals
 from volara_expr.plan.targets import Target
 from volara_expr.run.block import Program, resolve
 from volara_expr.run.ledger import LedgerWriter
-from volara_expr.run.memory import keep_freed_memory
 from volara_expr.run.places import Place, Workspace, ship
 from volara_expr.run.tables import TableFiles, leaf_table
 from volara_expr.store import Arrays
@@ -233,7 +232,6 @@ class BlockJob(_Base):
 
     def setup(self, device: str) -> None:
         """Open stores and tables."""
-        keep_freed_memory()
         self._targets, self._program = self._build()
         self._compiler = threading.Thread(target=self._program.compile, daemon=True)  # while the first block is read
         self._compiler.start()
@@ -362,7 +360,8 @@ class BlockJob(_Base):
         t0 = time.perf_counter()
         block = result.block
         writes = []
-        for k, box, data in result.arrays:
+        while result.arrays:  # tensorstore copies what it is given, so no array is held here until it is written
+            k, box, data = result.arrays.pop()
             digest = self.stored[k]
             if digest in self.results:
                 memory = self.results[digest]
@@ -371,6 +370,7 @@ class BlockJob(_Base):
             else:
                 place = self.places[digest]
                 writes.append(self._arrays.write(place.url, box.shift(tuple(-v for v in place.lo)), data))
+            del data
         parts: dict[int, int] = {}
         for k, made in result.rows.items():
             from volara_expr.store.tables import write_part

@@ -64,7 +64,7 @@ class Arrays:
     tensorstore aborts in a forked child: start workers by spawn. Writes reach the disk with `sync`, not before.
     """
 
-    def __init__(self, cache_bytes: int = 128 * 2**20, threads: int | None = None) -> None:
+    def __init__(self, cache_bytes: int = 64 * 2**20, threads: int | None = None) -> None:
         import tensorstore as ts  # 0.15 s that `import volara_expr` is spared
 
         limit = {"limit": threads} if threads is not None else {}

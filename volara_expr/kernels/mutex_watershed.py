@@ -7,8 +7,8 @@ weight for each voxel, made by NumPy so that numba need not compile for their dt
 second way: with 65,536 weights for each channel the buckets of a counting sort no longer stay in cache.)
 
 Sorting E edges takes O(E); so does clustering them, up to the near-constant of union-find, plus the mutexes, which a join
-moves from the shorter of two lists. Measured on one core (AMD EPYC, 128^3 voxels, 9 channels of uint8): 2.5 ns an edge to sort
-and 5 ns to cluster where long offsets have strides of 3 (3.2 edges a voxel); 2.3 and 17 ns where they have none (8.7 edges,
+moves from the shorter of two lists. Measured on one core (AMD EPYC, 128^3 voxels, 9 channels of uint8): 2.6 ns an edge to sort
+and 5 ns to cluster where long offsets have strides of 3 (3.2 edges a voxel); 2 and 15 ns where they have none (8.7 edges,
 many of them mutexes, whose hash table is larger than the cache). Memory: 17 bytes a voxel for the forest, its lists and the
 labels, 4 to 24 for the hash table, and for each edge 4 bytes, or 16 besides the weights the second way.
 """
@@ -134,6 +134,7 @@ def _scatter(a, box, groups, shift, rank, place, codes, keys):
         for z in range(first[0, 0] % dz, D, dz):
             for y in range(first[1, 0] % dy, H, dy):
                 m = 0
+                low, high = U(0), U(W)  # where all of these channels have an edge, which is tested at once
                 for t in range(C):
                     c = groups[g, t]
                     if c >= 0 and box[c, 0, 0] <= z < box[c, 0, 1] and box[c, 1, 0] <= y < box[c, 1, 1]:
@@ -142,12 +143,13 @@ def _scatter(a, box, groups, shift, rank, place, codes, keys):
                         tag[m] = c << 1
                         start[m] = box[c, 2, 0]
                         length[m] = box[c, 2, 1] - box[c, 2, 0]
+                        low, high = max(low, start[m]), min(high, U(box[c, 2, 1]))
                         m += 1
                 base = codes.dtype.type((z * H + y) * W)
                 for x in range(first[2, 0] % dx, W, dx):
                     voxel = (base + codes.dtype.type(x)) << shift
                     for t in range(m):
-                        if U(U(x) - start[t]) < length[t]:
+                        if low <= U(x) < high or U(U(x) - start[t]) < length[t]:
                             w = flat[row[t] + P(x)]
                             if rank is None:
                                 if keys is not None:  # numba types this branch with `rank` as well

@@ -39,7 +39,7 @@ class Correlate1D(_DirectSum):
     mode: Boundary = "reflect"
     value: float = 0.0
     kernel: ClassVar[str] = "volara_expr.kernels.stencil:correlate1d"
-    cost: ClassVar[float] = 8.0
+    cost: ClassVar[float] = 1.0
 
     def make_spec(self) -> ArraySpec:
         check_boundary(self.mode)
@@ -75,7 +75,7 @@ class GaussianDerivative(_DirectSum):
     truncate: float = 4.0
     value: float = 0.0
     kernel: ClassVar[str] = "volara_expr.kernels.stencil:gaussian"
-    cost: ClassVar[float] = 30.0
+    cost: ClassVar[float] = 4.0
 
     def make_spec(self) -> ArraySpec:
         check_boundary(self.mode)

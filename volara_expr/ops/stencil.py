@@ -119,7 +119,7 @@ class GaussianFilter(_DirectSum):
     truncate: float = 4.0
     value: float = 0.0
     kernel: ClassVar[str] = "volara_expr.kernels.stencil:gaussian"
-    cost: ClassVar[float] = 30.0
+    cost: ClassVar[float] = 4.0
 
     def make_spec(self) -> ArraySpec:
         check_boundary(self.mode)
@@ -183,7 +183,7 @@ class UniformFilter(_Window):
 
     smooths: ClassVar[bool] = True
     kernel: ClassVar[str] = "volara_expr.kernels.stencil:uniform"
-    cost: ClassVar[float] = 20.0
+    cost: ClassVar[float] = 4.0
 
     def apply(self, kernel: Callable[..., Any], out: Box, patches: Sequence[Patch], tables: Sequence[Any]) -> Any:
         patch = patches[0]

@@ -114,7 +114,7 @@ class Job(Protocol):
     def write(self, result: Any) -> Any:
         """Store a result durably, then append to the ledger. Returns a small picklable record.
 
-        Called in a thread of its own, beside `compute` of the next block; from `resources.threads` of them at once.
+        Called in threads of their own, beside `compute` of later blocks; from one more at once than `resources.threads` says.
         """
         ...
 

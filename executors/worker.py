@@ -77,6 +77,22 @@ def peak_rss_bytes() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
+class _Peak:
+    """Peak memory for events of blocks, looked up only so often: it costs as much as a small block."""
+
+    EVERY_S = 0.02
+
+    def __init__(self) -> None:
+        self._looked, self._bytes = float("-inf"), 0
+
+    def now(self) -> int:
+        """Return the peak, at most `EVERY_S` old."""
+        now = time.monotonic()
+        if now - self._looked >= self.EVERY_S:
+            self._looked, self._bytes = now, peak_rss_bytes()
+        return self._bytes
+
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Of mallopt(3)."""
 
@@ -104,10 +120,10 @@ class _Read:
 
 
 def run_blocks(job: Job, blocks: Iterable[int | None], emit: Callable[[Event], None]) -> None:
-    """Run blocks of a job that is set up, overlapping the read of the next and the write of the one before.
+    """Run blocks of a job that is set up, overlapping the read of the next and the writes of those before.
 
     An exception of a block ends in a "failed" event with the traceback; the other blocks go on. A job whose
-    `resources.threads` is 1 computes in the calling thread, any other in so many threads, with as many writes behind.
+    `resources.threads` is 1 computes in the calling thread, any other in so many threads.
 
     Parameters
     ----------
@@ -123,7 +139,9 @@ def run_blocks(job: Job, blocks: Iterable[int | None], emit: Callable[[Event], N
     """
     keep_freed_memory()
     threads = job.resources.threads
-    room = threading.Semaphore(threads)  # as many computed blocks may be in the writer's hands
+    writes = threads + 1  # so many computed blocks at most: while one waits for the disk, the next is encoded
+    room = threading.Semaphore(writes)
+    peak = _Peak()
     computing: set[Future[None]] = set()
     writing: deque[Future[None]] = deque()
 
@@ -132,9 +150,9 @@ def run_blocks(job: Job, blocks: Iterable[int | None], emit: Callable[[Event], N
         result = _compute(job, read, emit)
         if result is not None:
             room.acquire()
-            writing.append(writer.submit(_write, job, read.block, result, started, emit, room))
+            writing.append(writer.submit(_write, job, read.block, result, started, emit, room, peak))
 
-    with ThreadPoolExecutor(threads, "write") as writer, ThreadPoolExecutor(threads, "compute") as pool:
+    with ThreadPoolExecutor(writes, "write") as writer, ThreadPoolExecutor(threads, "compute") as pool:
         waiting: _Read | None = None
         source = iter(blocks)
         more = True
@@ -179,7 +197,13 @@ def _compute(job: Job, read: _Read, emit: Callable[[Event], None]) -> list[Any] 
 
 
 def _write(
-    job: Job, block: int, result: list[Any], started: float, emit: Callable[[Event], None], room: threading.Semaphore
+    job: Job,
+    block: int,
+    result: list[Any],
+    started: float,
+    emit: Callable[[Event], None],
+    room: threading.Semaphore,
+    peak: _Peak,
 ) -> None:
     try:
         record = job.write(result.pop())
@@ -187,7 +211,7 @@ def _write(
         emit(Event("failed", job.key, block, message=traceback.format_exc()))
     else:
         seconds = time.perf_counter() - started
-        emit(Event("done", job.key, block, seconds=seconds, record=record, peak_bytes=peak_rss_bytes()))
+        emit(Event("done", job.key, block, seconds=seconds, record=record, peak_bytes=peak.now()))
     finally:
         room.release()
 

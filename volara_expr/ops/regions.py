@@ -165,9 +165,12 @@ class Watershed(ArrayNode):
         return tuple(boxes)
 
     def apply(self, kernel: Callable[..., Any], out: Box, patches: Sequence[Patch], tables: Sequence[Any]) -> Any:
+        from volara_expr.kernels.clusters import Workspace  # here, so that planning imports no compiler
+
         axis, neighborhood = neighborhood_of(self.affs.spec)
         space = self.spec.space
         numbers = BlockIds.of(self.spec, self.unit)
+        workspace = Workspace()
         result = np.empty(out.shape, np.uint64)
         rest = [Patch(p.box, plain(p)) for p in patches[1:]]
         for _, block in grid_of(self.spec.box, self.unit).blocks(out):
@@ -196,6 +199,7 @@ class Watershed(ArrayNode):
                     min_size=self.min_size,
                     min_mean_affinity=self.min_mean_affinity,
                     min_extent=self.min_extent,
+                    workspace=workspace,
                 )
             part = block.clip(out)
             ids = numbers.globalise(labels, block.lo).reshape(block.shape)

@@ -48,6 +48,8 @@ class Resources:
         Cores that one block can use.
     threads : int
         Blocks that one worker computes at the same time, each in a thread of its own.
+    writes : int
+        Blocks that one worker writes at the same time, behind those that it computes.
     seconds_per_block : float
         Estimated wall time of one block; 0 when nothing is known.
     """
@@ -56,6 +58,7 @@ class Resources:
     gpu_bytes: int = 0
     cpus: int = 1
     threads: int = 1
+    writes: int = 1
     seconds_per_block: float = 0.0
 
 
@@ -114,7 +117,7 @@ class Job(Protocol):
     def write(self, result: Any) -> Any:
         """Store a result durably, then append to the ledger. Returns a small picklable record.
 
-        Called in threads of their own, beside `compute` of later blocks; from one more at once than `resources.threads` says.
+        Called in a thread of its own, beside `compute` of later blocks; from `resources.writes` threads at once.
         """
         ...
 

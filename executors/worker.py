@@ -77,6 +77,13 @@ def peak_rss_bytes() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
+def _give_back_memory() -> None:
+    """Let glibc return what it keeps: the next job may take its memory from elsewhere, as DuckDB does."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 class _Peak:
     """Peak memory for events of blocks, looked up only so often: it costs as much as a small block."""
 
@@ -139,8 +146,7 @@ def run_blocks(job: Job, blocks: Iterable[int | None], emit: Callable[[Event], N
     """
     keep_freed_memory()
     threads = job.resources.threads
-    writes = threads + 1  # so many computed blocks at most: while one waits for the disk, the next is encoded
-    room = threading.Semaphore(writes)
+    room = threading.Semaphore(job.resources.writes)  # as many computed blocks may be in the writer's hands
     peak = _Peak()
     computing: set[Future[None]] = set()
     writing: deque[Future[None]] = deque()
@@ -152,7 +158,7 @@ def run_blocks(job: Job, blocks: Iterable[int | None], emit: Callable[[Event], N
             room.acquire()
             writing.append(writer.submit(_write, job, read.block, result, started, emit, room, peak))
 
-    with ThreadPoolExecutor(writes, "write") as writer, ThreadPoolExecutor(threads, "compute") as pool:
+    with ThreadPoolExecutor(job.resources.writes, "write") as writer, ThreadPoolExecutor(threads, "compute") as pool:
         waiting: _Read | None = None
         source = iter(blocks)
         more = True
@@ -173,6 +179,7 @@ def run_blocks(job: Job, blocks: Iterable[int | None], emit: Callable[[Event], N
             while writing and (block is None or writing[0].done()):
                 writing.popleft().result()
             waiting = ahead
+    _give_back_memory()
 
 
 def _begin(job: Job, block: int) -> _Read:

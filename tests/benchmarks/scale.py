@@ -175,7 +175,7 @@ def merge(folder: str, table: str, memory_bytes: int) -> str:
     """Add up the rows of equal keys."""
     import pyarrow.parquet as pq
 
-    from volara_expr.store.graph_db import merge_tables
+    from volara_expr.store.merge import merge_tables
 
     keys, sums = (
         (("u", "v"), ("direct_sum", "direct_count")) if table == "edges" else (("id",), ("size", "z_sum", "y_sum", "x_sum"))

@@ -39,7 +39,7 @@ class TestSerialThreads(TestSerial):
 
         def threaded(job):
             named(job)
-            job.resources = Resources(threads=3)
+            job.resources = Resources(threads=3, writes=3)
 
         monkeypatch.setattr(ToyJob, "__post_init__", threaded)
 
@@ -65,7 +65,7 @@ class Phases:
     """A job that notes in memory which phase of which block began and ended."""
 
     key = name = "phases"
-    resources = Resources()
+    resources = Resources(writes=2)
 
     def __init__(self):
         self.log: list[tuple[str, int]] = []

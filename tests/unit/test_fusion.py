@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import volara_expr as ve
-from volara_expr.expr import pack, topological
+from volara_expr.expr import topological
 from volara_expr.geometry import Box
 from volara_expr.kernels import loops
 from volara_expr.kernels.fused import Coded, plain, step_at
@@ -190,27 +189,25 @@ def test_explain_names_the_path(always):
 COLD = """
 import numpy as np, sys
 import volara_expr as ve
-from executors import Multiprocessing, Serial
+from executors import Serial
 from volara_expr.kernels import loops
 from volara_expr.plan import fusion
 fusion.WORTH = 1
 x = ve.from_numpy(np.arange(8.0 * 8 * 8).reshape(8, 8, 8))
-folder, executor = sys.argv[1:]
-(np.exp(-x) * x + 1).write(folder + "/out.zarr", executor=Serial() if executor == "serial" else Multiprocessing(2, block=(8, 8, 4)), overwrite="always", chunks=4, progress=False)
+(np.exp(-x) * x + 1).write(sys.argv[1] + "/out.zarr", executor=Serial(), overwrite="always", chunks=4, progress=False)
 stats = [m.loop.stats for m in loops._LOADED.values()]
 print(sum(sum(s.cache_misses.values()) for s in stats), sum(sum(s.cache_hits.values()) for s in stats))
 """
 
 
-@pytest.mark.parametrize("executor", ["serial", "workers"])
-def test_loops_are_compiled_once(tmp_path, executor):
+def test_loops_are_compiled_once(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(COLD)
     folder = tmp_path / "loops"
 
     def compiled_and_loaded() -> list[int]:
         done = subprocess.run(
-            [sys.executable, str(script), str(tmp_path), executor],
+            [sys.executable, str(script), str(tmp_path)],
             env=os.environ | {"VOLARA_EXPR_CACHE": str(folder)},
             capture_output=True,
             text=True,
@@ -249,39 +246,6 @@ def test_tables_of_a_threshold_are_comparisons():
             assert_same(plain(Coded(codes, table)), table[codes])
     other = [np.zeros(256, "u1"), np.arange(256) < 9, np.arange(256, dtype="u1"), (np.arange(256) % 2).astype("u1")]
     assert [step_at(t) for t in other] == [None] * 4
-
-
-def test_kernels_of_later_stages_are_compiled_after_the_first_block(monkeypatch):
-    from executors import Multiprocessing, Serial
-    from executors.protocol import Event
-    from volara_expr.run import ahead
-
-    made: list[str] = []
-    seen: list[Event] = []
-    name = "volara_expr.kernels.relabel:relabel"
-    monkeypatch.setitem(ahead.CALLS, name, lambda kernel: made.append(kernel.__name__))
-    labels = array("u4")
-    node = labels.relabel({1: 2}).node
-    jobs = [SimpleNamespace(packed=pack([labels.node])), SimpleNamespace(packed=pack([node]))]
-    with ahead.compiling_ahead(Serial(), jobs, seen.append) as on_event:
-        on_event(Event("started", "a", 0))
-        assert not made
-        on_event(Event("done", "a", 0))
-        on_event(Event("done", "a", 1))
-    assert made == ["relabel"]
-    assert [e.kind for e in seen] == ["started", "done", "done"]
-    for executor, what in ((Multiprocessing(2), jobs), (Serial(), jobs[:1])):
-        with ahead.compiling_ahead(executor, what, seen.append) as on_event:
-            on_event(Event("done", "a", 0))
-    assert made == ["relabel"]
-
-
-def test_calls_ahead_name_kernels_and_compile_what_runs_need():
-    from volara_expr.run import ahead
-    from volara_expr.run.block import resolve
-
-    for name, call in ahead.CALLS.items():
-        call(resolve(name))
 
 
 def test_loops_that_only_copy(always):

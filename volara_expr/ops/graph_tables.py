@@ -238,7 +238,7 @@ class MergedTable(GlobalTable):
         All other columns are summed.
     """
 
-    kernel = "volara_expr.store.graph_db:merge_tables"
+    kernel = "volara_expr.store.merge:merge_tables"
 
     parts: tuple[BlockTable, ...]
     keys: tuple[str, ...]

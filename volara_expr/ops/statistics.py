@@ -96,7 +96,7 @@ class LabelStatistics(GlobalTable):
 
     rows: LabelRows
     names: tuple[str, ...]
-    kernel: ClassVar[str] = "volara_expr.store.graph_db:merge_tables"
+    kernel: ClassVar[str] = "volara_expr.store.merge:merge_tables"
 
     @property
     def label(self) -> str:

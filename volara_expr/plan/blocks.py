@@ -14,7 +14,7 @@ from volara_expr.plan.region import Region
 from volara_expr.plan.stages import Group
 from volara_expr.plan.targets import Target, common_grid
 
-__all__ = ["Demand", "Footprint", "PlanTooBig", "choose_block", "demands", "footprint"]
+__all__ = ["FLOOR_VOXELS", "Demand", "Footprint", "PlanTooBig", "choose_block", "demands", "footprint"]
 
 TARGET_VOXELS = 128**3
 CELLS_PER_PART = 64
@@ -22,7 +22,7 @@ CELLS_PER_PART = 64
 MANY_BLOCKS = 1024
 BLOCKS_PER_WORKER = 4
 FLOOR_VOXELS = 32**3
-"""Blocks are not made smaller than this for the sake of having several per worker, nor are smaller ones worth a thread."""
+"""Blocks are not made smaller than this for the sake of having several per worker, nor are smaller ones worth a thread each."""
 
 
 class PlanTooBig(MemoryError):

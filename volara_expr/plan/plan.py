@@ -12,7 +12,7 @@ from volara_expr.expr import ArrayNode, BlockTable, GlobalTable, Node
 from volara_expr.expr.show import html_table
 from volara_expr.geometry import Box
 from volara_expr.geometry.grid import BlockGrid
-from volara_expr.plan.blocks import Footprint, choose_block, demands, gb
+from volara_expr.plan.blocks import FLOOR_VOXELS, Footprint, choose_block, demands, gb
 from volara_expr.plan.fusion import joins
 from volara_expr.plan.region import Region
 from volara_expr.plan.stages import Group, group_targets
@@ -82,6 +82,12 @@ class Stage:
     def name(self) -> str:
         """Name in progress bars, logs and messages."""
         return " + ".join(t.name for t in self.targets)
+
+    @property
+    def writes(self) -> int:
+        """Blocks that a worker writes at the same time; of small ones two, since each waits for its files."""
+        small = self.grid is not None and prod(self.grid.block) < FLOOR_VOXELS
+        return 2 if small else self.threads
 
     @property
     def n_blocks(self) -> int:

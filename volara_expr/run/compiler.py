@@ -139,6 +139,8 @@ class Compiler:
 
     def _run(self) -> None:
         try:
+            if any(isinstance(call, Call) for call in self._now.values()):
+                load_numba()
             while self._now and not self._closed:
                 if not any(map(make_one, (self._now, self._later))):
                     time.sleep(POLL_S)
@@ -146,6 +148,14 @@ class Compiler:
             self._ready.set()
         while not self._closed and make_one(self._later):
             pass
+
+
+def load_numba() -> None:
+    """Import numba and what it imports at its first use, a third of a second in which no other process should wait for a kernel."""
+    from numba.core.registry import cpu_target
+
+    cpu_target.typing_context.refresh()
+    cpu_target.target_context.refresh()
 
 
 def make_one(calls: dict[str, Callable[[], object]]) -> bool:

@@ -21,7 +21,6 @@ from volara_expr.ops.graph_tables import StoredTable
 from volara_expr.ops.sources import InMemory, StoredArray
 from volara_expr.plan.plan import Plan, Stage, make_plan
 from volara_expr.plan.targets import Output, Target
-from volara_expr.run.ahead import compiling_ahead
 from volara_expr.run.guard import Overwrite, alone, check_apart, check_sources, clear, is_blocked
 from volara_expr.run.job import BlockJob, MemoryResult, TableJob
 from volara_expr.run.ledger import force_to_disk
@@ -147,15 +146,14 @@ def execute(
                 f"Nothing has run: outputs, or ledgers in {workspace.folder}, could not be made. Mend that and run the same line again."
             )
             raise
-        for job in [] if executor.in_process else jobs:
-            job.compile()
+        for k, job in enumerate(jobs):
+            job.later = list(dict.fromkeys(c for other in jobs[k + 1 :] for c in other.calls()))
         if getattr(executor, "survives_driver", False) and jobs:
             save_request(workspace.jobs, outputs, keep, [j.key for j in jobs])
         watch = Progress({j.key: j.name for j in jobs}, progress)
         on_progress(watch)
         try:
-            with compiling_ahead(executor, jobs, watch) as on_event:
-                executor.run(jobs, on_event, should_stop)
+            executor.run(jobs, watch, should_stop)
         except (KeyboardInterrupt, Cancelled) as e:
             e.add_note(f"blocks done and recorded: {watch.blocks}; run the same line again to go on from there")
             raise e.with_traceback(None) from None  # where in a block it struck is of no use to anybody
@@ -261,7 +259,7 @@ def job_of(
         "key": digest_of(stored, grid.block if grid else ()),
         "name": stage.name,
         "needs": tuple(keys[i] for i in stage.needs),
-        "resources": Resources(memory_bytes=stage.projected_bytes, threads=stage.threads),
+        "resources": Resources(memory_bytes=stage.projected_bytes, threads=stage.threads, writes=stage.writes),
         "folder": workspace.jobs,
         "packed": pack(nodes),
         "stored": stored,

@@ -26,7 +26,6 @@ from volara_expr.run.places import ATTRIBUTE, Place
 from volara_expr.run.tables import graph_content
 from volara_expr.store import delete as delete_array
 from volara_expr.store import fingerprint, locate, open_array, read_attributes
-from volara_expr.store.graph_db import GraphDB
 from volara_expr.store.nodes import read_node
 
 __all__ = ["Overwrite", "alone", "check_apart", "check_sources", "clear", "content_of", "is_blocked"]
@@ -180,6 +179,8 @@ def check_sources(sources: Sequence[StoredArray | StoredTable], when: str) -> No
         if isinstance(s, StoredArray):
             url, content = s.url, content_of(s.url)
         elif s.path.endswith(".duckdb"):
+            from volara_expr.store.graph_db import GraphDB  # which loads DuckDB
+
             url, content = s.path, graph_content(GraphDB(s.path))
         else:
             continue  # a look-up table that a run of ours has just written

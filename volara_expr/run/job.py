@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,7 @@ from volara_expr.plan.region import Region
 from volara_expr.plan.stages import totals
 from volara_expr.plan.targets import Target
 from volara_expr.run.block import Program, resolve
+from volara_expr.run.compiler import Call, Compiler, by_text, calls_of
 from volara_expr.run.ledger import LedgerWriter
 from volara_expr.run.places import Place, Workspace, ship
 from volara_expr.run.tables import TableFiles, leaf_table
@@ -99,6 +100,8 @@ class _Base:
         Digests of the nodes that the job stores, in the plan's order.
     places : dict
         Where each stored node lies, by digest: those the job stores, and those that it reads.
+    later : sequence of Call
+        What compiles the kernels of later jobs.
     """
 
     key: str
@@ -111,6 +114,7 @@ class _Base:
     places: dict[str, Place]
     cache_bytes: int
     n_blocks: int = 1
+    later: Sequence[Call] = ()
 
     def nodes(self) -> dict[str, Node]:
         """Rebuild the nodes, by digest."""
@@ -215,9 +219,13 @@ class BlockJob(_Base):
             chosen = np.logical_or.reduceat(chosen, starts, axis=k)
         return chosen
 
-    def compile(self) -> None:
-        """Compile what the blocks run, so that workers find it done."""
-        self._build()[1].compile()
+    def calls(self) -> list[Call]:
+        """Return the calls that compile the kernels of the blocks."""
+        return self._calls(self._build()[1])
+
+    def _calls(self, program: Program) -> list[Call]:
+        nodes = self.nodes()
+        return calls_of([*program.computed, *(nodes[d] for d in self.stored)], program)
 
     def _build(self) -> tuple[list[Target], Program]:
         nodes = self.nodes()
@@ -233,8 +241,8 @@ class BlockJob(_Base):
     def setup(self, device: str) -> None:
         """Open stores and tables."""
         self._targets, self._program = self._build()
-        self._compiler = threading.Thread(target=self._program.compile, daemon=True)  # while the first block is read
-        self._compiler.start()
+        now = {f"loops of {self.key}": self._program.compile, **by_text(self._calls(self._program))}
+        self._compiler = Compiler(now, by_text(self.later))  # while the first block is read
         self._arrays = Arrays(self.cache_bytes if self._shares_chunks() else 0, threads=self.io_threads)
         self._tables: dict[int, Any] = {}
         self._worker = f"{socket.gethostname()}-{os.getpid()}"
@@ -261,7 +269,7 @@ class BlockJob(_Base):
         """Close ledgers and stores."""
         if not hasattr(self, "_logs"):
             return
-        self._compiler.join()  # a thread in the compiler must not outlive the interpreter
+        self._compiler.close()
         logs, arrays = self._logs, self._arrays
         for name in [k for k in self.__dict__ if k.startswith("_")]:
             del self.__dict__[name]
@@ -304,6 +312,7 @@ class BlockJob(_Base):
         """Wait for the reads and evaluate the region."""
         from volara_expr.kernels.fused import plain  # here, so that planning imports no compiler
 
+        self._compiler.wait()
         started = time.perf_counter()
         waited = 0.0
         arrays: list[tuple[int, Box, npt.NDArray[Any]]] = []
@@ -450,14 +459,19 @@ class TableJob(_Base):
         if not self.places[self.stored[0]].complete():
             yield range(1)
 
-    def compile(self) -> None:
-        """Nothing is fused in a step on tables."""
+    def calls(self) -> list[Call]:
+        """Return the calls that compile the kernel of the step."""
+        return calls_of([self.nodes()[self.stored[0]]])
 
     def setup(self, device: str) -> None:
-        """Nothing is kept open."""
+        """Compile what the step runs."""
+        self._compiler = Compiler(by_text(self.calls()), by_text(self.later))
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Release the compiler."""
+        if hasattr(self, "_compiler"):
+            self._compiler.close()
+            del self._compiler
 
     def read(self, i: int) -> None:
         """Tables are read by the step itself."""
@@ -465,6 +479,7 @@ class TableJob(_Base):
     def compute(self, work: None) -> tuple[float, Node]:
         """Make the table."""
         started = time.perf_counter()
+        self._compiler.wait()
         node = self.nodes()[self.stored[0]]
         assert isinstance(node, GlobalTable)
         place = self.places[node.digest]

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,10 @@ import numpy.typing as npt
 from volara_expr.expr import TableNode, digest_of
 from volara_expr.ops.graph_tables import StoredTable
 from volara_expr.ops.lut import ConstantLut
-from volara_expr.store.graph_db import GraphDB
 from volara_expr.store.tables import open_table, read_groups, read_table, to_numpy
+
+if TYPE_CHECKING:
+    from volara_expr.store.graph_db import GraphDB
 
 __all__ = ["TableFiles", "graph_content", "leaf_table"]
 
@@ -55,6 +57,8 @@ class TableFiles:
         if self.held is not None:
             return {c: self.held[c] for c in (self.held if columns is None else columns)}
         if self.path.endswith(".duckdb"):
+            from volara_expr.store.graph_db import GraphDB  # which loads DuckDB
+
             names = ", ".join(f'"{c}"' for c in columns or self.columns) or "*"
             return to_numpy(GraphDB(self.path).sql(f"SELECT {names} FROM {self.table}"))
         if self.path:

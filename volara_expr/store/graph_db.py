@@ -1,4 +1,4 @@
-"""The region graph: exact merging of the blocks' tables, and the DuckDB file that a user queries.
+"""The DuckDB file of a region graph, which a user queries.
 
 Parquet is the record; the DuckDB file is made from it and can be made again.
 """
@@ -17,107 +17,15 @@ import pyarrow as pa
 from volara_expr.geometry import Roi
 from volara_expr.geometry.space import exact
 from volara_expr.store.files import replacing
-from volara_expr.store.tables import check_groups, open_table
+from volara_expr.store.sql import double, identifier, literal, mebibytes, quiet
+from volara_expr.store.tables import open_table, require_columns
 
 if TYPE_CHECKING:
     import networkx
 
-__all__ = ["GraphDB", "build_graph_db", "check_scores", "merge_tables"]
+__all__ = ["GraphDB", "build_graph_db", "check_scores"]
 
 StrPath = str | os.PathLike[str]
-BATCH_ROWS = 2**17
-
-
-def _quiet(connection: duckdb.DuckDBPyConnection) -> None:
-    """Keep DuckDB from drawing a progress bar of its own, which it prints to logs too after two seconds."""
-    with suppress(duckdb.InvalidInputException):  # a notebook without ipywidgets, where it can draw none anyway
-        connection.execute("SET enable_progress_bar = false")
-
-
-def merge_tables(
-    parts: Iterable[tuple[StrPath, Sequence[int]]],
-    out_path: StrPath,
-    *,
-    keys: Sequence[str],
-    sums: Sequence[str],
-    memory_limit_bytes: int,
-    tmp_dir: StrPath,
-    threads: int | None = None,
-    least: Sequence[str] = (),
-    most: Sequence[str] = (),
-) -> None:
-    """Add up integer columns of many tables, by key; write one Parquet file sorted by the keys.
-
-    The result is exact, so it is the same for any division of the rows into parts and any order.
-
-    Parameters
-    ----------
-    parts : iterable of (path, row groups)
-        Parquet files and those of their row groups that count.
-    out_path : str or PathLike
-        Columns: the keys (dtype as in the first part; uint64 where there is no part), then the sums as int64, then extremes.
-    keys, sums : sequence of str
-        Columns. Others are left out.
-    memory_limit_bytes : int
-        DuckDB goes to disk beyond this; the process and the rows being read take about 200 MB more. At least 128 MiB.
-    tmp_dir : str or PathLike
-        For that.
-    threads : int, optional
-        Default: as many as there are cores.
-    least, most : sequence of str
-        Columns of which the smallest or the largest entry is kept.
-
-    Raises
-    ------
-    OSError
-        If a part is missing or damaged, or a disk is full.
-    KeyError
-        If a column is missing.
-    OverflowError
-        If a sum does not fit in 64 bits.
-    """
-    parts = list(parts)
-    wanted = [*keys, *sums, *least, *most]
-    types = dict.fromkeys(keys, pa.uint64()) | dict.fromkeys(wanted[len(keys) :], pa.int64())
-    if parts:
-        with open_table(parts[0][0]) as file:
-            _require(parts[0][0], file.schema_arrow.names, wanted)
-            types = {name: file.schema_arrow.field(name).type for name in wanted}
-    schema = pa.schema(list(types.items()))
-    failures: list[Exception] = []
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        try:
-            for path, groups in parts:
-                with open_table(path) as file:
-                    check_groups(path, file, groups)
-                    yield from file.iter_batches(BATCH_ROWS, row_groups=list(groups), columns=wanted)
-        except Exception as error:  # DuckDB would turn it into a text of its own
-            failures.append(error)
-            raise
-
-    key_list = ", ".join(map(_name, keys))
-    sum_list = "".join(f", CAST(SUM({_name(s)}) AS BIGINT) AS {_name(s)}" for s in sums)
-    sum_list += "".join(f", {f}({_name(c)}) AS {_name(c)}" for f, columns in (("MIN", least), ("MAX", most)) for c in columns)
-    settings: dict[str, Any] = {"memory_limit": _mebibytes(memory_limit_bytes), "temp_directory": os.fspath(tmp_dir)}
-    settings |= {"threads": threads} if threads is not None else {}
-    with replacing(os.fspath(out_path)) as temporary, duckdb.connect(config=settings) as connection:
-        _quiet(connection)
-        connection.register("rows_", pa.RecordBatchReader.from_batches(schema, batches()))
-        try:
-            connection.execute(
-                f"COPY (SELECT {key_list}{sum_list} FROM rows_ GROUP BY {key_list} ORDER BY {key_list}) "
-                f"TO {_text(temporary)} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)"
-            )
-        except duckdb.Error as error:
-            if failures:
-                raise failures[0] from None
-            if isinstance(error, duckdb.ConversionException | duckdb.OutOfRangeException):
-                raise OverflowError(f"a sum in {os.fspath(out_path)} exceeds 64 bits: {error}; use a smaller scale") from error
-            raise OSError(
-                f"cannot merge {len(parts)} tables into {os.fspath(out_path)}: {error}; check the space left there and in "
-                f"{os.fspath(tmp_dir)}, and the memory limit of {_mebibytes(memory_limit_bytes)}"
-            ) from error
 
 
 def build_graph_db(
@@ -162,35 +70,35 @@ def build_graph_db(
         raise ValueError(f"metadata 'scales' is {scales!r}; give a mapping from score names to numbers")
 
     def mean(name: str, count: str) -> str:
-        total = f"CAST({_name(name + '_sum')} AS DOUBLE) / {_double(scales.get(name, 1))}"
-        return f"{total} / NULLIF({count}, 0) AS {_name(name)}"
+        total = f"CAST({identifier(name + '_sum')} AS DOUBLE) / {double(scales.get(name, 1))}"
+        return f"{total} / NULLIF({count}, 0) AS {identifier(name)}"
 
     node_columns, edge_columns = _columns(nodes_parquet), _columns(edges_parquet)
-    _require(nodes_parquet, node_columns, ["id", "size", *(f"{a}_sum" for a in axes)])
+    require_columns(nodes_parquet, node_columns, ["id", "size", *(f"{a}_sum" for a in axes)])
     nodes = ["CAST(id AS UBIGINT) AS id", "CAST(size AS BIGINT) AS size"]
     for axis, step, start in zip(axes, voxel_size, origin, strict=True):
-        centre = f"CAST({_name(axis + '_sum')} AS DOUBLE) / size + 0.5"
-        nodes.append(f"{_double(start)} + ({centre}) * {_double(step)} AS {_name(axis)}")
+        centre = f"CAST({identifier(axis + '_sum')} AS DOUBLE) / size + 0.5"
+        nodes.append(f"{double(start)} + ({centre}) * {double(step)} AS {identifier(axis)}")
     nodes += [
-        mean(c[:-4], f"{_name(c[:-4] + '_count')}" if f"{c[:-4]}_count" in node_columns else "size")
+        mean(c[:-4], f"{identifier(c[:-4] + '_count')}" if f"{c[:-4]}_count" in node_columns else "size")
         for c in node_columns
         if c.endswith("_sum") and c[:-4] not in axes
     ]
     scores = [c[:-6] for c in edge_columns if c.endswith("_count")]
-    _require(edges_parquet, edge_columns, ["u", "v", *(f"{s}_sum" for s in scores)])
+    require_columns(edges_parquet, edge_columns, ["u", "v", *(f"{s}_sum" for s in scores)])
     edges = ["CAST(u AS UBIGINT) AS u", "CAST(v AS UBIGINT) AS v"]
     for score in scores:
-        edges.append(mean(score, _name(f"{score}_count")))
-        edges += [f"CAST({_name(score + end)} AS BIGINT) AS {_name(score + end)}" for end in ("_sum", "_count")]
+        edges.append(mean(score, identifier(f"{score}_count")))
+        edges += [f"CAST({identifier(score + end)} AS BIGINT) AS {identifier(score + end)}" for end in ("_sum", "_count")]
 
-    settings: dict[str, Any] = {} if memory_limit_bytes is None else {"memory_limit": _mebibytes(memory_limit_bytes)}
+    settings: dict[str, Any] = {} if memory_limit_bytes is None else {"memory_limit": mebibytes(memory_limit_bytes)}
     with replacing(os.fspath(path)) as temporary:
         try:
             with duckdb.connect(temporary, config=settings) as connection:
-                _quiet(connection)
+                quiet(connection)
                 for table, columns, source in (("nodes", nodes, nodes_parquet), ("edges", edges, edges_parquet)):
                     connection.execute(
-                        f"CREATE TABLE {table} AS SELECT {', '.join(columns)} FROM read_parquet({_text(os.fspath(source))})"
+                        f"CREATE TABLE {table} AS SELECT {', '.join(columns)} FROM read_parquet({literal(os.fspath(source))})"
                     )
                 connection.execute("CREATE TABLE metadata (key VARCHAR, value VARCHAR)")
                 for key, value in metadata.items():
@@ -306,7 +214,7 @@ class GraphDB:
         if roi.unit and unit:
             roi = roi.to(unit)
         ranges = (
-            f"{_name(a)} >= {_double(lo)} AND {_name(a)} < {_double(hi)}"
+            f"{identifier(a)} >= {double(lo)} AND {identifier(a)} < {double(hi)}"
             for a, lo, hi in zip(axes, roi.offset, roi.end, strict=True)
         )
         return f" WHERE ({' AND '.join(ranges)})"
@@ -348,30 +256,8 @@ def _columns(path: StrPath) -> list[str]:
         return list(file.schema_arrow.names)
 
 
-def _require(path: StrPath, columns: Sequence[str], needed: Sequence[str]) -> None:
-    lacking = [c for c in needed if c not in columns]
-    if lacking:
-        raise KeyError(f"{os.fspath(path)} has no column {', '.join(lacking)}; it has {', '.join(columns)}")
-
-
 def _sequence(metadata: Mapping[str, object], key: str, default: Sequence[Any]) -> Sequence[Any]:
     value = metadata.get(key, default)
     if not isinstance(value, list | tuple):
         raise ValueError(f"metadata {key!r} is {value!r}; give one entry per axis")
     return value
-
-
-def _mebibytes(size_bytes: int) -> str:
-    return f"{max(1, size_bytes >> 20)}MiB"
-
-
-def _name(identifier: str) -> str:
-    return '"' + identifier.replace('"', '""') + '"'
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
-
-
-def _double(value: Any) -> str:
-    return f"CAST('{float(value)!r}' AS DOUBLE)"

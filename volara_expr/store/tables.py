@@ -24,6 +24,7 @@ __all__ = [
     "read_metadata",
     "read_range",
     "read_table",
+    "require_columns",
     "to_numpy",
     "write_part",
     "write_table",
@@ -206,3 +207,10 @@ def _check_columns(path: StrPath, file: pq.ParquetFile, columns: Sequence[str]) 
 
 def _name(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name} ({field.type})" for field in schema)
+
+
+def require_columns(path: StrPath, columns: Sequence[str], needed: Sequence[str]) -> None:
+    """Raise KeyError unless a file, which has these columns, has the needed ones."""
+    lacking = [c for c in needed if c not in columns]
+    if lacking:
+        raise KeyError(f"{os.fspath(path)} has no column {', '.join(lacking)}; it has {', '.join(columns)}")

@@ -179,7 +179,6 @@ def run_blocks(job: Job, blocks: Iterable[int | None], emit: Callable[[Event], N
             while writing and (block is None or writing[0].done()):
                 writing.popleft().result()
             waiting = ahead
-    _give_back_memory()
 
 
 def _begin(job: Job, block: int) -> _Read:
@@ -326,6 +325,7 @@ def serve(connection: Any, output: Any, driver_pid: int, single_threaded: bool, 
                 job.setup(device)
                 connection.send_bytes(pickle.dumps(inbox.job_path))
                 run_blocks(job, inbox.blocks(), emit)
+            _give_back_memory()
     except _Stopped:
         return
 

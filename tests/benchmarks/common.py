@@ -41,15 +41,22 @@ def header(title: str, cores: int) -> str:
 
 
 def medians(
-    ways: dict[str, Callable[[], object]], repeat: int, clock: Callable[[], float] = time.perf_counter
+    ways: dict[str, Callable[[], object]],
+    repeat: int,
+    clock: Callable[[], float] = time.perf_counter,
+    clear: Sequence[str] = (),
 ) -> dict[str, float]:
     """Run all ways in turn, `repeat` times after a first that is not counted, and return the median seconds of each.
 
+    The folders `clear` are deleted before each run, which is not timed: to delete a file may take longer than to write it.
     `time.process_time` as the clock counts the work of this process alone, for machines that others use at the same time.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for k in range(repeat + 1):
         for name, run in ways.items():
+            for folder in clear:
+                shutil.rmtree(folder, ignore_errors=True)
+            os.sync()  # ours and the floor force their output to disk, and must not wait for what others left to be written
             started = clock()
             run()
             if k:

@@ -103,7 +103,8 @@ def main() -> None:
 
     dask.config.set(scheduler="threads" if cores > 1 else "synchronous")
     executor = Multiprocessing(given.processes) if given.processes else Serial()
-    rows: list[list[object]] = [["chain", "floor s", "ours s", "ours/floor", "numpy/ours", "dask/ours", "volara/ours"]]
+    head = ["chain", "floor s", "ours s", "ours/floor", "numpy/ours", "dask/ours", "dask/floor", "volara/ours"]
+    rows: list[list[object]] = [head]
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         data = ve.open(given.path).compute() if given.path else texture((given.side,) * 3)
@@ -130,11 +131,13 @@ def main() -> None:
             if not given.no_peers:
                 ways["numpy"] = lambda f=function, s=sources: numpy_run(f, s, str(folder / "numpy.zarr"))
                 ways["dask"] = lambda f=function, s=sources: dask_run(f, s, str(folder / "dask.zarr"))
-            m = medians(ways, given.repeat, time.process_time if given.cpu else time.perf_counter)
+            made = ("ours.zarr", "ours.zarr.volara_expr", "floor0.zarr", "floor1.zarr", "numpy.zarr", "dask.zarr")
+            clock = time.process_time if given.cpu else time.perf_counter
+            m = medians(ways, given.repeat, clock, [str(folder / f) for f in made])
             volara: object = "-"
             if given.volara_python and title.startswith("table"):
                 volara = volara_seconds(given.volara_python, sources[0], folder, given.repeat) / m["ours"]
-            peers = [m[p] / m["ours"] if p in m else "-" for p in ("numpy", "dask")]
+            peers = [m[p] / m[q] if p in m else "-" for p, q in (("numpy", "ours"), ("dask", "ours"), ("dask", "floor"))]
             rows.append([title, m["floor"], m["ours"], m["ours"] / m["floor"], *peers, volara])
     print(header(f"zarr -> zarr, {data.shape}, 64^3 chunks, zstd-1, {executor!r}", cores))
     print(table(rows))

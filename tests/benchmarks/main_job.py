@@ -26,6 +26,8 @@ from executors import Multiprocessing, Serial
 from executors.worker import peak_rss_bytes
 import numba, tensorstore, duckdb, pyarrow.parquet
 from volara_expr.kernels import edges, graph, mutex_watershed, relabel
+from volara_expr.run.compiler import load_numba
+load_numba()  # what numba imports at its first use
 bare = peak_rss_bytes()
 affs_url, out, block, context, workers = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
 started = time.perf_counter()

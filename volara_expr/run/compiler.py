@@ -24,7 +24,7 @@ from volara_expr.plan.fusion import Table
 from volara_expr.plan.region import Region
 from volara_expr.run.block import resolve
 
-__all__ = ["Call", "Compiler", "Input", "by_text", "calls_of"]
+__all__ = ["Call", "Compiler", "Input", "by_text", "calls_of", "load_numba"]
 
 POLL_S = 0.01
 

@@ -66,7 +66,7 @@ class Multiprocessing:
     Examples
     --------
     >>> Multiprocessing(4, memory="500 MiB").hints
-    Hints(workers=4, block=None, memory_bytes=524288000)
+    Hints(workers=4, block=None, memory_bytes=524288000, threads=1)
     """
 
     in_process = False

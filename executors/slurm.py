@@ -74,7 +74,7 @@ class Slurm:
     Examples
     --------
     >>> Slurm(partition="main", cpus=4, mem="16G", throttle=8).hints
-    Hints(workers=32, block=None, memory_bytes=4000000000)
+    Hints(workers=32, block=None, memory_bytes=4000000000, threads=1)
     """
 
     in_process = False

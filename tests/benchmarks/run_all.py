@@ -30,9 +30,9 @@ Table = list[list[str]]
 
 LIMITS = {
     "main_job": "The profile below says where the time goes. With one worker, `Serial` computes two blocks at a time in threads. Two "
-    "worker processes start from nothing in each run: 0.7 s pass until the first block is computed, in which both import NumPy, "
-    "tensorstore, numba and, at its first use, scipy.linalg (0.5 s that are not ours), and load the kernels (3 ms each). volara's "
-    "workers are forked with all imports done.",
+    "worker processes start from nothing in each run, and what they import of other packages (NumPy, tensorstore, pyarrow, numba and what "
+    "that imports at its first use) takes the seconds of the last table of the next section, before anything of ours can run; volara's workers are "
+    "forked with all imports done. The kernels load in 3 ms each.",
     "main_profile": "What is listed as Python includes what the profiler itself takes, about a tenth of the whole.",
     "elementwise": "Decoding and encoding. The floor reads and writes the same bytes with tensorstore and computes nothing; it plans "
     "nothing and keeps no ledger either, which costs ours the same for any volume: the fixed seconds of the table of blocks below. "

@@ -156,7 +156,18 @@ def run_blocks(job: Job, blocks: Iterable[int | None], emit: Callable[[Event], N
         result = _compute(job, read, emit)
         if result is not None:
             room.acquire()
-            writing.append(writer.submit(_write, job, read.block, result, started, emit, room, peak))
+            writing.append(writer.submit(write, read.block, result, started))
+
+    def write(block: int, result: list[Any], started: float) -> None:
+        try:
+            record = job.write(result.pop())
+        except Exception:
+            emit(Event("failed", job.key, block, message=traceback.format_exc()))
+        else:
+            seconds = time.perf_counter() - started
+            emit(Event("done", job.key, block, seconds=seconds, record=record, peak_bytes=peak.now()))
+        finally:
+            room.release()
 
     with ThreadPoolExecutor(job.resources.writes, "write") as writer, ThreadPoolExecutor(threads, "compute") as pool:
         waiting: _Read | None = None
@@ -189,7 +200,7 @@ def _begin(job: Job, block: int) -> _Read:
 
 
 def _compute(job: Job, read: _Read, emit: Callable[[Event], None]) -> list[Any] | None:
-    """Compute a block; its result in a list that `_write` empties, or None if it failed."""
+    """Compute a block; its result in a list, to be emptied by who writes it, or None if it failed."""
     emit(Event("started", job.key, read.block))
     error = read.error
     if not error:
@@ -200,26 +211,6 @@ def _compute(job: Job, read: _Read, emit: Callable[[Event], None]) -> list[Any] 
             error = traceback.format_exc()
     emit(Event("failed", job.key, read.block, message=error))
     return None
-
-
-def _write(
-    job: Job,
-    block: int,
-    result: list[Any],
-    started: float,
-    emit: Callable[[Event], None],
-    room: threading.Semaphore,
-    peak: _Peak,
-) -> None:
-    try:
-        record = job.write(result.pop())
-    except Exception:
-        emit(Event("failed", job.key, block, message=traceback.format_exc()))
-    else:
-        seconds = time.perf_counter() - started
-        emit(Event("done", job.key, block, seconds=seconds, record=record, peak_bytes=peak.now()))
-    finally:
-        room.release()
 
 
 class _Stopped(Exception):

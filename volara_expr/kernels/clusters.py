@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba as nb
 import numpy as np
+
+from volara_expr.kernels.jit import helper, kernel
 
 __all__ = ["ROOT", "Workspace", "clusters"]
 
 U, P = np.uint32, np.uint64
-jit = nb.njit(cache=True, nogil=True)
 
 
 class Workspace:
@@ -38,7 +38,7 @@ MULTIPLIER = P(0x9E3779B97F4A7C15)  # Fibonacci hashing
 BATCH = 64  # edges
 
 
-@jit
+@helper
 def _find(parent, x):
     """Root of x; splits the path."""
     q = parent[x]
@@ -53,7 +53,7 @@ def _find(parent, x):
         q = r
 
 
-@jit
+@helper
 def _slot(table, a, b):
     """Place of the pair in the open-addressing table, and whether it is there. No pair is 0, as a != b."""
     pair = (P(a) << P(32)) | P(b) if a < b else (P(b) << P(32)) | P(a)
@@ -68,7 +68,7 @@ def _slot(table, a, b):
         i = (i + P(1)) & mask
 
 
-@jit
+@helper
 def _put(table, a, b):
     i, pair, found = _slot(table, a, b)
     if not found:
@@ -76,7 +76,7 @@ def _put(table, a, b):
     return not found
 
 
-@jit
+@helper
 def _inherit(parent, ends, mutexes, table, ra, rb):
     """Append the mutexes of rb, of which ra has none, to those of ra; tell how many."""
     added = 0
@@ -93,7 +93,7 @@ def _inherit(parent, ends, mutexes, table, ra, rb):
     return added
 
 
-@jit
+@kernel
 def _cluster(codes, begin, shift, step, parent, ends, seen, table, mutexes, count):
     """Kruskal with mutexes: edges in order, a positive one joins unless a mutex forbids, any other one forbids.
 
@@ -171,7 +171,7 @@ def _cluster(codes, begin, shift, step, parent, ends, seen, table, mutexes, coun
     return codes.shape[0]
 
 
-@jit
+@kernel
 def _prune(table, parent):
     """Clear the places whose pair has a former root; return how many pairs are left. Breaks the probing: to be rehashed."""
     left = 0
@@ -184,7 +184,7 @@ def _prune(table, parent):
     return left
 
 
-@jit
+@kernel
 def _rehash(table, into):
     """Put all pairs of one hash table into another."""
     for t in range(table.shape[0]):

@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
 from volara_expr.kernels.edges import base_boxes
+from volara_expr.kernels.jit import helper, kernel
 from volara_expr.kernels.relabel import frozen
 
 __all__ = ["first_voxels", "label", "touching_pairs"]
@@ -157,10 +157,7 @@ def _unique(pairs: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return distinct(pairs[:, np.lexsort(pairs[::-1])])
 
 
-_jit = nb.njit(cache=True, nogil=True)
-
-
-@_jit
+@helper
 def _root(parent, i):
     while parent[i] != i:
         parent[i] = parent[parent[i]]
@@ -168,7 +165,7 @@ def _root(parent, i):
     return i
 
 
-@_jit
+@kernel
 def _label(image, connectivity, out):
     """Join runs of equal values that touch, then number them; returns how many components there are."""
     d, h, w = image.shape
@@ -226,7 +223,7 @@ def _label(image, connectivity, out):
     return n
 
 
-@_jit
+@kernel
 def _first_voxels(labels, n):
     first = np.full(n, -1, np.int64)
     for i in range(labels.shape[0]):

@@ -7,8 +7,9 @@ that stays in the first cache and that the compiler turns into vector instructio
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
+
+from volara_expr.kernels.jit import helper, kernel
 
 __all__ = ["correlate_rows"]
 
@@ -19,10 +20,8 @@ TILE, SPAN = 256, 1024
 RUN = 2048
 """Sums made at once: few enough for the first cache, many enough that starting a pass does not count."""
 
-_jit = nb.njit(cache=True, nogil=True)
 
-
-@_jit
+@kernel
 def correlate_rows(source, index, weights, parity, value, out):
     """Correlate along the middle axis.
 
@@ -67,7 +66,7 @@ def correlate_rows(source, index, weights, parity, value, out):
                         _store(sums, tile, out[first], k, n, t, width)
 
 
-@_jit
+@helper
 def _aligned(n):
     """Return n zeros, the first at the start of a cache line."""
     room = np.zeros(n + LANES)
@@ -75,7 +74,7 @@ def _aligned(n):
     return room[skip : skip + n]
 
 
-@_jit
+@helper
 def _fill(rows, index, t, width, value, padded, tile):
     """Convert a tile of rows to float64."""
     for k in range(index.size):
@@ -89,7 +88,7 @@ def _fill(rows, index, t, width, value, padded, tile):
                 to[i] = row[i]
 
 
-@_jit
+@helper
 def _store(sums, tile, rows, first, n, t, width):
     for k in range(n):
         row = rows[first + k, t : t + width]
@@ -98,7 +97,7 @@ def _store(sums, tile, rows, first, n, t, width):
             row[i] = found[i]
 
 
-@_jit
+@helper
 def _gather(lines, index, value, padded):
     """Convert lines along the last axis to rows of float64, line by line, as memory gives them."""
     for i in range(lines.shape[0]):
@@ -107,7 +106,7 @@ def _gather(lines, index, value, padded):
             padded[k * LANES + i] = value if at < 0 else lines[i, at]
 
 
-@_jit
+@helper
 def _scatter(sums, lines):
     """Store rows as lines."""
     for i in range(lines.shape[0]):
@@ -115,7 +114,7 @@ def _scatter(sums, lines):
             lines[i, k] = sums[k * LANES + i]
 
 
-@_jit
+@helper
 def _sum(padded, start, step, weights, parity, sums):
     """Sum the neighbours of `padded[start:]`, in SciPy's order: of symmetric weights in pairs, from the outermost to the nearest."""
     count, last, below = sums.size, weights.size - 1, weights.size // 2

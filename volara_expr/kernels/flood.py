@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from volara_expr.kernels.jit import helper, kernel
 from volara_expr.kernels.relabel import frozen
 
 __all__ = ["flood"]
@@ -55,7 +55,7 @@ def flood(image: NDArray[Any], seeds: NDArray[Any], mask: NDArray[Any] | None = 
     return labels[(slice(1, -1),) * nd]
 
 
-@nb.njit(cache=True, nogil=True)
+@helper
 def _push(value, age, index, n, values, ages, indices):
     """Put an entry into the heap of `n` entries."""
     i = n
@@ -72,7 +72,7 @@ def _push(value, age, index, n, values, ages, indices):
     indices[i] = index
 
 
-@nb.njit(cache=True, nogil=True)
+@helper
 def _drop(n, values, ages, indices):
     """Take the first entry out of a heap of `n` entries."""
     value = values[n - 1]
@@ -97,7 +97,7 @@ def _drop(n, values, ages, indices):
     indices[i] = index
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _flood(image, free, offsets, labels):
     most = 0
     for i in range(free.shape[0]):

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numba as nb
 import numpy as np
 
 from volara_expr.kernels import BadVoxel
 from volara_expr.kernels.clusters import ROOT
+from volara_expr.kernels.jit import helper, kernel
 
 __all__ = ["crop_components", "number", "surviving"]
 
 U, P = np.uint32, np.uint64
-jit = nb.njit(cache=True, nogil=True)
 
 
-@jit
+@kernel
 def number(parent, seen, label_of, labels):
     """Count the clusters and number them from 1 by their first voxel; voxels without a positive edge become 0.
 
@@ -108,7 +107,7 @@ def surviving(
     return keep
 
 
-@jit
+@helper
 def _top(parent, i):
     while parent[i] != i:
         parent[i] = parent[parent[i]]
@@ -116,7 +115,7 @@ def _top(parent, i):
     return i
 
 
-@jit
+@kernel
 def crop_components(labels, corner, rows, start, parent, out):
     """Split every label into connected components inside a crop and number them from 1 by their first voxel.
 

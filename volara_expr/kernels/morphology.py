@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from volara_expr.kernels.jit import kernel
 from volara_expr.kernels.stencil import NUMPY_MODES
 
 __all__ = ["nearest_labels", "squared_distance", "window_extreme"]
@@ -127,7 +127,7 @@ def nearest_labels(labels: npt.NDArray[Any], units: Sequence[int], limit: int) -
     return np.ascontiguousarray(carried)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _nearest(found, labels, unit, limit, before, labels_before, carry):
     """One axis: the least of `before[j] + unit * (i - j)**2`; with `carry`, the label of the least, and the smallest of those."""
     n = found.shape[1]

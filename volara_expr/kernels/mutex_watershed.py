@@ -20,17 +20,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numba as nb
 import numpy as np
 
 from volara_expr.kernels import BadVoxel
 from volara_expr.kernels.clusters import Workspace, clusters
 from volara_expr.kernels.fragments import crop_components, number, surviving
+from volara_expr.kernels.jit import helper, kernel
 
 __all__ = ["Workspace", "fragments"]
 
 U, P = np.uint32, np.uint64
-jit = nb.njit(cache=True, nogil=True)
 
 SCALE, LIMIT = 2.0**20, 2047.0  # weights are int32 in steps of 2**-20
 BAD = -(2**31)  # the weight of a voxel that has none
@@ -52,7 +51,7 @@ def _mix(h):
     return h ^ (h >> P(31))
 
 
-_mix_scalar = jit(_mix)
+_mix_scalar = helper(_mix)
 # A voxel's state is linear in its coordinates, which makes each row along x a SplitMix64 stream.
 STEP = np.array([0xD1342543DE82EF95, 0xAF251AF3B0F025B5, GOLDEN], np.uint64)
 
@@ -85,7 +84,7 @@ def _fixed(value: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- edges in order
 
 
-@jit
+@kernel
 def _count(a, box, rank, counts):
     """Add the number of edges of each rank; channel by channel, as one histogram of codes fits in L1."""
     for c in range(a.shape[0]):
@@ -112,7 +111,7 @@ def _count(a, box, rank, counts):
             counts[rank[c, v]] += np.int64(h0[v]) + h1[v] + h2[v] + h3[v]
 
 
-@jit
+@kernel
 def _scatter(a, box, groups, shift, rank, place, codes, keys):
     """Write the code of each edge: voxel << shift | channel << 1 | positive.
 
@@ -163,7 +162,7 @@ def _scatter(a, box, groups, shift, rank, place, codes, keys):
                                 place[r >> np.uint16(1)] = k + one
 
 
-@jit
+@kernel
 def _keep(codes, keys, shift, step, mask, chance, salts, origin, shape):
     """Drop, in place and in order, the edges at a masked voxel and those that random strides leave out; return the rest's number."""
     channels = codes.dtype.type((U(1) << U(shift - 1)) - 1)
@@ -188,7 +187,7 @@ def _keep(codes, keys, shift, step, mask, chance, salts, origin, shape):
     return n
 
 
-@jit
+@kernel
 def _radix_sort(keys, codes, spare_keys, spare_codes):
     """Return `codes` in ascending order of `keys` (uint32), equal keys in the order given; all four arrays are scratch."""
     n = keys.shape[0]

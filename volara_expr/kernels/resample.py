@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any, Literal
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
 
+from volara_expr.kernels.jit import helper, kernel
 from volara_expr.kernels.relabel import frozen
 
 __all__ = ["Method", "downsample"]
@@ -65,22 +65,22 @@ def downsample(
     result = np.empty((prod(outer), *[1] * missing, *(shape[i] for i in binned)), source.dtype)
     steps = tuple([1] * missing + [int(factors[i]) for i in binned])
     starts = tuple([0] * missing + [int(phase[i]) for i in binned])
-    kernel: Any = _mode
+    reduce: Any = _mode
     if method == "mean":
         wide = data.dtype.kind in "iu" and data.dtype.itemsize == 8
-        kernel = _mean_float if data.dtype.kind == "f" else _mean_wide if wide else _mean_integer
-    kernel(source, steps, starts, result)
+        reduce = _mean_float if data.dtype.kind == "f" else _mean_wide if wide else _mean_integer
+    reduce(source, steps, starts, result)
     back = result.reshape(*outer, *(shape[i] for i in binned)).astype(data.dtype, copy=False)
     return back.transpose(np.argsort(order))
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@helper
 def _bin(k, step, start, n):
     """First voxel of bin `k` and the one behind its last, within `n` voxels."""
     return max(k * step - start, 0), min((k + 1) * step - start, n)
 
 
-@nb.njit(cache=True, nogil=True)
+@helper
 def _add_row(row, step, start, total):
     """Add the voxels of a row to the totals of its bins, one by one from the left, so that floats round alike anywhere."""
     n = row.shape[0]
@@ -99,7 +99,7 @@ def _add_row(row, step, start, total):
         total[full + 1] += row[v]
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _mean_integer(x, steps, starts, out):
     total = np.empty(out.shape[3], np.int64)
     for c in range(out.shape[0]):
@@ -117,7 +117,7 @@ def _mean_integer(x, steps, starts, out):
                     out[c, k, j, i] = (2 * total[i] + n) // (2 * n)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _mean_float(x, steps, starts, out):
     total = np.empty(out.shape[3], np.float64)
     for c in range(out.shape[0]):
@@ -134,7 +134,7 @@ def _mean_float(x, steps, starts, out):
                     out[c, k, j, i] = total[i] / ((z1 - z0) * (y1 - y0) * (x1 - x0))
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _mean_wide(x, steps, starts, out):
     """Means of 64-bit integers: quotients and remainders are added apart, so that no sum overflows."""
     for c in range(out.shape[0]):
@@ -156,7 +156,7 @@ def _mean_wide(x, steps, starts, out):
                     out[c, k, j, i] = quotients + (two * remainders + n) // (two * n)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _mode(x, steps, starts, out):
     held = np.empty(steps[0] * steps[1] * steps[2], x.dtype)
     for c in range(out.shape[0]):
@@ -187,7 +187,7 @@ def _mode(x, steps, starts, out):
                     out[c, k, j, i] = best
 
 
-@nb.njit(cache=True, nogil=True)
+@helper
 def _sort(values, n):
     """Sort the first `n` values; bins are small, and insertion is then several times faster than np.sort."""
     if n > 64:

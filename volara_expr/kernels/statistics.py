@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
 from volara_expr.kernels.edges import node_sums
+from volara_expr.kernels.jit import kernel
 from volara_expr.kernels.relabel import frozen
 
 __all__ = ["label_rows"]
@@ -58,7 +58,7 @@ def label_rows(
     return ids, sums, boxes[:, 3 - nd :] + np.asarray(labels_lo, np.int64)[:, None], extremes
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _rows(labels, ids, rows, boxes):
     """Find the row of each voxel, and stretch the box of its label over it."""
     last = labels.dtype.type(0)
@@ -79,7 +79,7 @@ def _rows(labels, ids, rows, boxes):
                         boxes[row, axis, 1] = max(boxes[row, axis, 1], at + 1)
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _extremes(rows, values, low, high, seen):
     for i in range(rows.shape[0]):
         k = rows[i]

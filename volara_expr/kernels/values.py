@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from volara_expr.kernels.jit import kernel
 from volara_expr.kernels.relabel import frozen
 
 __all__ = ["COUNT", "NAN", "bin_counts", "exact_limbs", "extremes", "from_key", "key_counts", "limbs_value"]
@@ -166,7 +166,7 @@ def _sign(size: int) -> Any:
     return np.dtype(f"u{size}").type(1 << (8 * size - 1))
 
 
-@nb.njit(cache=True, nogil=True)
+@kernel
 def _add_floats(values, sums):
     """Split each mantissa over the three limbs that it touches."""
     raw = values.view(np.uint64)

@@ -8,11 +8,13 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from glob import escape, glob
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy.typing as npt
 
+from executors.bookkeeping import available_cpus
 from executors.protocol import Cancelled, Executor, Resources, detached_runs
 from volara_expr.config import config
 from volara_expr.expr import ArrayNode, Node, digest_of, pack, topological
@@ -22,11 +24,12 @@ from volara_expr.ops.sources import InMemory, StoredArray
 from volara_expr.plan.plan import Plan, Stage, make_plan
 from volara_expr.plan.targets import Output, Target
 from volara_expr.run.guard import Overwrite, alone, check_apart, check_sources, clear, is_blocked
-from volara_expr.run.job import BlockJob, MemoryResult, TableJob
+from volara_expr.run.job import BlockJob, MemoryResult
 from volara_expr.run.ledger import force_to_disk
 from volara_expr.run.places import ATTRIBUTE, Place, Workspace, make_array
 from volara_expr.run.progress import Mode, Progress, StageReport
 from volara_expr.run.request import save_request
+from volara_expr.run.table_job import TableJob
 from volara_expr.store import Arrays, locate, read_attributes, update_attributes
 from volara_expr.store import delete as delete_array
 
@@ -146,8 +149,9 @@ def execute(
                 f"Nothing has run: outputs, or ledgers in {workspace.folder}, could not be made. Mend that and run the same line again."
             )
             raise
+        calls = [job.calls() for job in jobs]
         for k, job in enumerate(jobs):
-            job.later = list(dict.fromkeys(c for other in jobs[k + 1 :] for c in other.calls()))
+            job.later = list(dict.fromkeys(chain.from_iterable(calls[k + 1 :])))
         if getattr(executor, "survives_driver", False) and jobs:
             save_request(workspace.jobs, outputs, keep, [j.key for j in jobs])
         watch = Progress({j.key: j.name for j in jobs}, progress)
@@ -274,9 +278,7 @@ def job_of(
 
 def io_threads(executor: Executor) -> int:
     """Return how many threads may decode and encode for a worker: more than one only where no other worker has the cores."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return min(cores, MOST_IO_THREADS) if executor.in_process else 1
+    return min(available_cpus(), MOST_IO_THREADS) if executor.in_process else 1
 
 
 # --- after the run -------------------------------------------------------------------------------------------------------

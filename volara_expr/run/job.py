@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from executors.protocol import Resources
-from volara_expr.expr import ArrayNode, BlockTable, GlobalTable, Node, Patch, TableNode, unpack
+from volara_expr.expr import ArrayNode, BlockTable, Node, Patch, TableNode, unpack
 from volara_expr.expr.node import Packed
 from volara_expr.expr.origin import explained
 from volara_expr.geometry import Box
@@ -32,7 +32,7 @@ from volara_expr.run.places import Place, Workspace, ship
 from volara_expr.run.tables import TableFiles, leaf_table
 from volara_expr.store import Arrays
 
-__all__ = ["BlockError", "BlockJob", "MemoryResult", "Record", "TableJob"]
+__all__ = ["BlockError", "BlockJob", "MemoryResult", "Record", "StageJob", "open_table", "unit_box", "units"]
 
 
 class BlockError(RuntimeError):
@@ -89,8 +89,8 @@ class _Result:
 
 
 @dataclass
-class _Base:
-    """What both kinds of job share.
+class StageJob:
+    """What `BlockJob` and `TableJob` share.
 
     Attributes
     ----------
@@ -147,7 +147,7 @@ class _Base:
 
 
 @dataclass
-class BlockJob(_Base):
+class BlockJob(StageJob):
     """A stage that runs block by block.
 
     Attributes
@@ -440,62 +440,3 @@ def units(target: Target, place: Place, block: Box) -> Box:
     assert target.frame is not None
     ranges = place.grid.covering(target.frame.full(block))
     return Box(tuple(r.start for r in ranges), tuple(r.stop for r in ranges))
-
-
-@dataclass
-class TableJob(_Base):
-    """A stage that makes one table at once from whole tables.
-
-    Attributes
-    ----------
-    memory_bytes : int
-        What the step may use.
-    """
-
-    memory_bytes: int = 0
-
-    def pending(self) -> Iterator[range]:
-        """Yield the one block, unless the table is there."""
-        if not self.places[self.stored[0]].complete():
-            yield range(1)
-
-    def calls(self) -> list[Call]:
-        """Return the calls that compile the kernel of the step."""
-        return calls_of([self.nodes()[self.stored[0]]])
-
-    def setup(self, device: str) -> None:
-        """Compile what the step runs."""
-        self._compiler = Compiler(by_text(self.calls()), by_text(self.later))
-
-    def close(self) -> None:
-        """Release the compiler."""
-        if hasattr(self, "_compiler"):
-            self._compiler.close()
-            del self._compiler
-
-    def read(self, i: int) -> None:
-        """Tables are read by the step itself."""
-
-    def compute(self, work: None) -> tuple[float, Node]:
-        """Make the table."""
-        started = time.perf_counter()
-        self._compiler.wait()
-        node = self.nodes()[self.stored[0]]
-        assert isinstance(node, GlobalTable)
-        place = self.places[node.digest]
-        os.makedirs(os.path.dirname(place.url), exist_ok=True)
-        tables = [open_table(t, self.places.get(t.digest)) for t in node.tables]
-        with explained(node.label, node.origin):
-            node.run(resolve(node.kernel), tables, place.url, self.memory_bytes)
-        return time.perf_counter() - started, node
-
-    def write(self, result: tuple[float, Node]) -> Record:
-        """Record the table."""
-        place = self.places[self.stored[0]]
-        place.stamp()
-        log = place.ledger.writer(f"{socket.gethostname()}-{os.getpid()}", place.url)
-        try:
-            log.append([(unit_box((0,)), 0)])
-        finally:
-            log.close()
-        return Record(0, 0.0, result[0], 0.0)

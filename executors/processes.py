@@ -11,6 +11,7 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,16 @@ class Multiprocessing:
     Workers are spawned, never forked, and live through all jobs of one run. Scripts need no ``__main__`` guard. What workers
     print appears on this process's stderr. POSIX only.
 
+    A new worker imports what it needs, which takes most of a second. Within ``with`` workers are kept from run to run; they
+    keep the modules that they imported, too, so leave the block after editing one::
+
+        with Multiprocessing(4) as executor:
+            smooth.write("out.zarr/smooth", executor=executor)
+            labels.write("out.zarr/labels", executor=executor)
+
+    A run that fails or is stopped ends its workers; the next one starts others. Of runs at the same time one has the kept
+    workers.
+
     Parameters
     ----------
     n : int, optional
@@ -73,6 +84,20 @@ class Multiprocessing:
 
     def __init__(self, n: int | None = None, block: Sequence[int] | None = None, memory: int | str | None = None) -> None:
         self.hints = Hints.of(available_cpus() if n is None else n, block, memory)
+        self._kept: WorkerPool | None = None
+
+    def __enter__(self) -> Multiprocessing:
+        if self._kept is not None:
+            raise RuntimeError(f"the workers of {self!r} are kept already; give the inner block an executor of its own")
+        self._kept = WorkerPool(self.hints.workers)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for a run that has the workers, in another thread, and end them."""
+        kept, self._kept = self._kept, None
+        assert kept is not None
+        with kept.in_use:
+            kept.close()
 
     def __repr__(self) -> str:
         return f"Multiprocessing({self.hints.workers}, block={self.hints.block}, memory={self.hints.memory_bytes})"
@@ -97,11 +122,28 @@ class Multiprocessing:
             A job comes before one that it needs.
         """
         check_order(jobs)
-        with WorkerPool(self.hints.workers, should_stop) as pool:
+        with self._pool() as pool:
             for job in jobs:
                 blocks = BlockQueue(job, on_event)
-                pool.run(blocks)
+                pool.run(blocks, should_stop)
                 blocks.finish()
+
+    @contextmanager
+    def _pool(self) -> Iterator[WorkerPool]:
+        """Workers for one run: those that are kept, or else new ones."""
+        kept = self._kept
+        if kept is None or not kept.in_use.acquire(blocking=False):
+            with WorkerPool(self.hints.workers) as pool:
+                yield pool
+            return
+        try:
+            yield kept
+            kept.rest()
+        except BaseException:
+            kept.dismiss()
+            raise
+        finally:
+            kept.in_use.release()
 
 
 @dataclass
@@ -115,8 +157,8 @@ class _Worker:
     device: str
     held: dict[int, bool] = field(default_factory=dict)
     """Blocks in the order in which they were given, and whether each was started."""
-    ready: bool = False
-    """The present job is set up."""
+    job: str | None = None
+    """Path of the job that it has set up, empty once it has closed the last one of a run; None before the first."""
     tail: str = ""
     """The end of what it printed."""
     decoder: Any = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
@@ -152,72 +194,99 @@ class _Worker:
 
 
 class WorkerPool:
-    """The worker processes of one run; leaving the context ends them all.
+    """Worker processes, started when there are blocks for them; leaving the context ends them all.
 
     Parameters
     ----------
     n : int
         Workers at most.
-    should_stop : callable
     grace_s : callable, optional
         Seconds that workers may go on with the block at hand once the run stops; asked again while they do.
     devices : sequence of str
         What `Job.setup` is given; shared evenly among the workers.
+
+    Attributes
+    ----------
+    in_use : threading.Lock
+        For those who share a pool: held by the one whose run it serves.
     """
 
     def __init__(
         self,
         n: int,
-        should_stop: Callable[[], bool],
         grace_s: Callable[[], float] = lambda: _GRACE_S,
         devices: Sequence[str] = ("cpu",),
     ) -> None:
+        self.in_use = threading.Lock()
         self._n = n
-        self._should_stop = should_stop
         self._grace_s = grace_s
         self._devices = devices
         self._workers: list[_Worker] = []
         self._deaths: list[str] = []  # since a block was last completed
         self._early_deaths = 0  # those of them in which a job was being prepared
         self._next_tick = 0.0
-        self._stopping = False
+        self._between_runs = True
+        self._starter = ThreadPoolExecutor(1, "start workers")  # Linux kills workers when the thread that started them ends
 
     def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stopping = True
-        began = time.monotonic()
+        self.close()
+
+    def close(self) -> None:
+        """End all workers, for good."""
+        self.dismiss()
+        self._starter.shutdown()
+
+    def dismiss(self) -> None:
+        """End all workers; a further run starts others."""
         try:
-            for worker in self._workers:
-                worker.send(None)
-            while self._workers and time.monotonic() - began < self._grace_s():
-                self._listen()
+            self._tell(None)
         finally:
-            for worker in self._workers:
+            while self._workers:
+                worker = self._workers.pop()
                 worker.process.kill()
                 worker.bury()
+        self._deaths, self._early_deaths = [], 0
 
-    def run(self, blocks: BlockQueue, path: Path | None = None) -> None:
+    def rest(self) -> None:
+        """Let workers close the last job, and wait until they have: then nothing of the run is open, and they wait for another."""
+        self._tell("")
+
+    def _tell(self, message: str | None) -> None:
+        """Send a message that ends the run and wait, for as long as `grace_s` says, until all workers are idle or gone."""
+        self._between_runs = True
+        began = time.monotonic()
+        for worker in self._workers:
+            worker.send(message)
+        while any(w.job != message for w in self._workers) and time.monotonic() - began < self._grace_s():
+            self._listen()
+
+    def run(self, blocks: BlockQueue, should_stop: Callable[[], bool], path: Path | None = None) -> None:
         """Run a job's blocks until none is unfinished.
 
         Parameters
         ----------
         blocks : BlockQueue
+        should_stop : callable
         path : Path, optional
             Where the job is saved already; by default it is saved as `job_file`.
         """
         self._blocks = blocks
-        if self._should_stop():
+        if should_stop():
             raise Cancelled(f"stopped before {blocks.job.name!r}")
         if not blocks.n_unfinished:
             return
         self._path = path or job_file(blocks.job)
         if path is None:
             save_job(blocks.job, self._path)
-        for worker in self._workers:
-            worker.ready = False
-            worker.send(str(self._path))
+        for worker in list(self._workers):
+            if self._between_runs and worker.process.exitcode is not None:
+                self._lose(worker)  # while it had nothing to do, which says nothing of this job
+            else:
+                worker.send(str(self._path))
+        self._between_runs = False
         with _deferred_interrupt() as interrupted:
             while blocks.n_unfinished:
                 self._staff()
@@ -226,7 +295,7 @@ class WorkerPool:
                 ticked = self._listen()
                 if interrupted.is_set():
                     raise KeyboardInterrupt
-                if ticked and self._should_stop():
+                if ticked and should_stop():
                     raise Cancelled(f"stopped after {blocks.n_done} of {blocks.total} blocks of {blocks.job.name!r}")
 
     def _staff(self) -> None:
@@ -250,8 +319,7 @@ class WorkerPool:
         device = min(self._devices, key=used.count)
         arguments = (their_connection, their_output, os.getpid(), self._n > 1, device)
         process = context.Process(target=serve, args=arguments, daemon=True)
-        with _spawning():
-            process.start()
+        self._starter.submit(_spawn, process).result()
         their_connection.close()
         their_output.close()
         worker = _Worker(process, connection, output, f"pid {process.pid}", device)
@@ -298,7 +366,7 @@ class WorkerPool:
             return False
         event: Event | str = pickle.loads(data)
         if isinstance(event, str):
-            worker.ready = event == str(self._path)
+            worker.job = event
             return True
         block = self._blocks.update(event, worker.name)
         if event.kind == "started":
@@ -315,11 +383,12 @@ class WorkerPool:
             pass
         self._workers.remove(worker)
         how = worker.bury()
-        if self._stopping:
+        if self._between_runs:
             return
+        ready = worker.job == str(self._path)
         self._deaths.append(how)
-        self._early_deaths += not worker.ready
-        if worker.ready and worker.held and not any(worker.held.values()):
+        self._early_deaths += not ready
+        if ready and worker.held and not any(worker.held.values()):
             first = next(iter(worker.held))  # it died while it read its first block
             worker.held[first] = True
             self._blocks.update(Event("started", self._blocks.job.key, first), worker.name)
@@ -327,18 +396,21 @@ class WorkerPool:
             self._blocks.lost(block, worker.name, how, started)
 
 
-@contextmanager
-def _spawning() -> Iterator[None]:
-    """Hide ``__main__``, so that a child does not run the user's script again, and hold SIGINT back until it ignores that."""
-    ensure_running()  # else the start of this helper of `multiprocess` would let SIGINT through again
-    script = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        sys.modules["__main__"] = script
+_SPAWNING = threading.Lock()
+
+
+def _spawn(process: Any) -> None:
+    """Start a process. Hide ``__main__``, so that it does not run the user's script again, and hold SIGINT back until it ignores that."""
+    with _SPAWNING:
+        ensure_running()  # else the start of this helper of `multiprocess` would let SIGINT through again
+        script = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            sys.modules["__main__"] = script
 
 
 @contextmanager

@@ -181,7 +181,7 @@ class Event:
     record : object
         What `Job.write` returned, for "done".
     peak_bytes : int
-        Peak resident memory of the worker so far, for "done"; 0 where unknown.
+        Peak resident memory of the worker so far, for "done", or since it took up the job where it can tell; 0 where unknown.
     """
 
     kind: Literal["job_started", "started", "done", "failed", "lost", "workers", "job_done"]
@@ -346,6 +346,6 @@ class Executor(Protocol):
         Jobs run in the order given, which must respect `needs`. A block gets `MAX_ATTEMPTS` attempts; then it is set
         aside, the others go on, and at the end of its job `BlockFailures` is raised and no later job starts.
         KeyboardInterrupt, and `should_stop()` turning true (`Cancelled`), leave a state that a second call continues;
-        no process that the executor started outlives the call.
+        no process that the executor started outlives the call, unless the executor keeps workers on request.
         """
         ...

@@ -136,8 +136,8 @@ def run_task(run: RunFolder, tag: str, task: int, restart: int) -> bool:
     blocks = BlockQueue(job, note, retry)
     try:
         devices = [f"cuda:{k}" for k in range(options.gpus)] or ["cpu"]
-        with WorkerPool(options.cpus, stop, stop.grace_s, devices) as pool:
-            pool.run(blocks, run.job_path(stage["key"]))
+        with WorkerPool(options.cpus, stop.grace_s, devices) as pool:
+            pool.run(blocks, stop, run.job_path(stage["key"]))
     except Cancelled:
         print(f"stopped after {blocks.n_done} of {blocks.total} blocks", file=sys.stderr)
     except WorkersFailed as error:

@@ -21,7 +21,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -75,6 +75,12 @@ def peak_rss_bytes() -> int:
     except (OSError, IndexError):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _forget_peak() -> None:
+    """Let `peak_rss_bytes` count from now on, where the kernel can: another run's peak is not this one's."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _give_back_memory() -> None:
@@ -218,7 +224,7 @@ class _Stopped(Exception):
 
 
 class _Inbox:
-    """Messages of the driver: the path of a job, a list of its blocks, or None to stop.
+    """Messages of the driver: the path of a job, a list of its blocks, an empty path at the end of a run, or None to stop.
 
     A thread receives them, so that a stop overtakes blocks that wait, and a driver that vanished ends this process at once.
     """
@@ -248,10 +254,11 @@ class _Inbox:
 
     def wait_for_job(self) -> None:
         """Wait until `job_path` is known."""
-        self.job_path = self._get(wait=True)
+        while not self.job_path:
+            self.job_path = self._get(wait=True)
 
     def blocks(self) -> Iterator[int | None]:
-        """Blocks of the present job, as `run_blocks` wants them; ends when the path of the next job has come."""
+        """Blocks of the present job, as `run_blocks` wants them; ends when the path of the next job has come, or an empty one."""
         while True:
             try:
                 item = self._get(wait=False)
@@ -267,7 +274,8 @@ class _Inbox:
 def serve(connection: Any, output: Any, driver_pid: int, single_threaded: bool, device: str = "cpu") -> None:
     """Run as a worker process until the driver says stop or is gone.
 
-    It takes what `_Inbox` describes, and sends the path of a job that is set up and then an `Event` of each step of its blocks.
+    It takes what `_Inbox` describes, and sends the path of a job that is set up, then an `Event` of each step of its blocks, and
+    an empty path once it has closed the last job of a run.
 
     Parameters
     ----------
@@ -309,14 +317,17 @@ def serve(connection: Any, output: Any, driver_pid: int, single_threaded: bool, 
 
     inbox = _Inbox(connection)
     try:
-        inbox.wait_for_job()
         while True:
+            inbox.wait_for_job()
+            _forget_peak()
             job = load_job(Path(inbox.job_path))
             with closing(job):
                 job.setup(device)
                 connection.send_bytes(pickle.dumps(inbox.job_path))
                 run_blocks(job, inbox.blocks(), emit)
             _give_back_memory()
+            if not inbox.job_path:
+                connection.send_bytes(pickle.dumps(""))
     except _Stopped:
         return
 

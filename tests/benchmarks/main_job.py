@@ -20,7 +20,8 @@ import tempfile
 from pathlib import Path
 
 OURS = """
-import json, sys, time
+import json, os, shutil, sys, time
+from contextlib import nullcontext
 import volara_expr as ve
 from executors import Multiprocessing, Serial
 from executors.worker import peak_rss_bytes
@@ -29,33 +30,46 @@ from volara_expr.kernels import edges, graph, mutex_watershed, relabel
 from volara_expr.run.compiler import load_numba
 load_numba()  # what numba imports at its first use
 bare = peak_rss_bytes()
-affs_url, out, block, context, workers = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
-started = time.perf_counter()
-affs = ve.open(affs_url)
-affs = affs.normalize(0, 255) if affs.dtype.kind == "u" else affs
-unit = [sum(map(abs, o)) == 1 for o in affs.neighborhood]
-frags = affs.watershed(bias=[-.5 if u else -.6 for u in unit], strides=[(1, 1, 1) if u else (3, 3, 3) for u in unit],
-                       block_size=block, context=context)
-scores = {"direct": [i for i, u in enumerate(unit) if u], "long": [i for i, u in enumerate(unit) if not u]}
-graph = frags.agglomerate(affs, scores={k: v for k, v in scores.items() if v})
-lut = graph.mutex_watershed({"direct": (1.0, -0.6), "long": (1.0, -0.7)} if scores["long"] else {"direct": (1.0, -0.6)})
-seg = frags.relabel(lut)
+affs_url, out, block, context, workers = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:6])
+repeat = int(sys.argv[6]) if len(sys.argv) > 6 else 1  # with the same workers
 executor = Multiprocessing(workers) if workers > 1 else Serial()
-run = ve.submit({out + "/seg": seg, out + "/graph": graph}, executor=executor)
-run.wait()
-run.result()
-total = time.perf_counter() - started
-print("RESULT " + json.dumps({"seconds": {r.name: r.seconds for r in run.reports}, "total": total, "bare_kb": bare // 1024,
-      "peak_kb": max(r.peak_bytes for r in run.reports) // 1024, "projected_kb": seg.plan(executor=executor).peak_bytes // 1024}))
+with executor if repeat > 1 else nullcontext():
+    for k in range(repeat):
+        if k:
+            shutil.rmtree(os.path.dirname(out))
+        started = time.perf_counter()
+        affs = ve.open(affs_url)
+        affs = affs.normalize(0, 255) if affs.dtype.kind == "u" else affs
+        unit = [sum(map(abs, o)) == 1 for o in affs.neighborhood]
+        frags = affs.watershed(bias=[-.5 if u else -.6 for u in unit], strides=[(1, 1, 1) if u else (3, 3, 3) for u in unit],
+                               block_size=block, context=context)
+        scores = {"direct": [i for i, u in enumerate(unit) if u], "long": [i for i, u in enumerate(unit) if not u]}
+        graph = frags.agglomerate(affs, scores={k: v for k, v in scores.items() if v})
+        lut = graph.mutex_watershed({"direct": (1.0, -0.6), "long": (1.0, -0.7)} if scores["long"] else {"direct": (1.0, -0.6)})
+        seg = frags.relabel(lut)
+        run = ve.submit({out + "/seg": seg, out + "/graph": graph}, executor=executor)
+        run.wait()
+        run.result()
+        total = time.perf_counter() - started
+        print("RESULT " + json.dumps({"seconds": {r.name: r.seconds for r in run.reports}, "total": total, "bare_kb": bare // 1024,
+              "peak_kb": max(r.peak_bytes for r in run.reports) // 1024,
+              "projected_kb": seg.plan(executor=executor).peak_bytes // 1024}))
 """
 
 
-def run(command: list[str]) -> dict:
+def results(command: list[str]) -> list[dict]:
+    """Run a command and return what it printed as results."""
     out = subprocess.run(command, capture_output=True, text=True)
-    line = next((x for x in out.stdout.splitlines() if x.startswith("RESULT ")), None)
-    if line is None:
+    found = [json.loads(x[7:]) for x in out.stdout.splitlines() if x.startswith("RESULT ")]
+    if not found:
         sys.exit(f"{' '.join(command[:2])} failed:\n{out.stdout[-2000:]}\n{out.stderr[-4000:]}")
-    return json.loads(line[7:])
+    return found
+
+
+def run(command: list[str]) -> dict:
+    """Run a command and return what it printed as its result."""
+    (found,) = results(command)
+    return found
 
 
 def quality(url: str, truth: str) -> tuple[float, float, float]:
@@ -95,6 +109,30 @@ def generated(folder: Path, shape: tuple[int, int, int] = (128, 256, 256)) -> st
     return str(folder / "affs.zarr")
 
 
+def volara(given: argparse.Namespace, affs: str, out: Path, workers: int) -> dict:
+    """Run volara's main job."""
+    script = str(Path(__file__).parent / "peers/volara_main_job.py")
+    return run([given.volara_python, script, affs, str(out), str(given.block), str(given.contexts[0]), str(workers)])
+
+
+def report(many: str, runs: list[dict], peer: dict) -> None:
+    """Print the stages of ours, and those of the peer."""
+    total = statistics.median(r["total"] for r in runs)
+    print(
+        f"\nours, {many}: {total:.2f} s median of {len(runs)} (min {min(r['total'] for r in runs):.2f}, "
+        f"max {max(r['total'] for r in runs):.2f}), peak {max(r['peak_kb'] for r in runs) / 1024:.0f} MB per worker, "
+        f"{max(r['peak_kb'] - r['bare_kb'] for r in runs) / 1024:.0f} MB above the imports"
+    )
+    for name in runs[0]["seconds"]:
+        print(f"  {name:<45} {statistics.median(r['seconds'][name] for r in runs):7.2f} s")
+    if peer:
+        peer_total = sum(peer["seconds"].values())
+        print(f"volara, {many}: {peer_total:.1f} s, peak {max(peer['own_kb'], peer['child_kb']) / 1024:.0f} MB")
+        for name, s in peer["seconds"].items():
+            print(f"  {name:<45} {s:7.2f} s")
+        print(f"volara / ours: {peer_total / total:.1f}x")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("affs", nargs="?")
@@ -109,41 +147,20 @@ def main() -> None:
         affs = a.affs or generated(Path(folder))
         affs = os.path.abspath(affs)
         out = Path(folder) / "run"
+        ours = [sys.executable, "-c", OURS, affs, str(out / "o.zarr"), str(a.block), str(a.contexts[0])]
         for workers in a.workers:
-            runs = []
-            for _ in range(a.repeat + 1):  # the first one warms caches
+            many = f"{workers} worker{'s' * (workers > 1)}"
+            peer = volara(a, affs, Path(folder) / "volara", workers) if a.volara_python else {}
+            # the first run of each is not counted: it warms caches, and imports what kept workers need
+            if workers > 1:
                 shutil.rmtree(out, ignore_errors=True)
-                runs.append(
-                    run([sys.executable, "-c", OURS, affs, str(out / "o.zarr"), str(a.block), str(a.contexts[0]), str(workers)])
-                )
-            runs = runs[1:]
-            total = statistics.median(r["total"] for r in runs)
-            print(
-                f"\nours, {workers} worker{'s' * (workers > 1)}: {total:.2f} s median of {len(runs)} (min {min(r['total'] for r in runs):.2f}, "
-                f"max {max(r['total'] for r in runs):.2f}), peak {max(r['peak_kb'] for r in runs) / 1024:.0f} MB per worker, "
-                f"{max(r['peak_kb'] - r['bare_kb'] for r in runs) / 1024:.0f} MB above the imports"
-            )
-            for name in runs[0]["seconds"]:
-                print(f"  {name:<45} {statistics.median(r['seconds'][name] for r in runs):7.2f} s")
-            if a.volara_python:
-                peer = run(
-                    [
-                        a.volara_python,
-                        str(Path(__file__).parent / "peers/volara_main_job.py"),
-                        affs,
-                        str(Path(folder) / "volara"),
-                        str(a.block),
-                        str(a.contexts[0]),
-                        str(workers),
-                    ]
-                )
-                peer_total = sum(peer["seconds"].values())
-                print(
-                    f"volara, {workers} worker{'s' * (workers > 1)}: {peer_total:.1f} s, peak {max(peer['own_kb'], peer['child_kb']) / 1024:.0f} MB"
-                )
-                for name, s in peer["seconds"].items():
-                    print(f"  {name:<45} {s:7.2f} s")
-                print(f"volara / ours: {peer_total / total:.1f}x")
+                report(f"{many}, kept", results([*ours, str(workers), str(a.repeat + 1)])[1:], peer)
+                many = f"{workers} new workers"
+            runs = []
+            for _ in range(a.repeat + 1):
+                shutil.rmtree(out, ignore_errors=True)
+                runs.append(run([*ours, str(workers)]))
+            report(many, runs[1:], peer)
         if a.truth:
             print("\ncontext  VOI split  merge    sum   adapted Rand error")
             rows = []

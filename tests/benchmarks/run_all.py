@@ -102,9 +102,9 @@ def stages(text: str) -> list[Table]:
     """What `main_job` printed, as one table for each number of workers."""
     found: dict[str, Table] = {}
     for line in text.splitlines():
-        if total := re.match(r"(ours|volara), (\d+) workers?: ([\d.]+) s", line):
+        if total := re.match(r"(ours|volara), ([^:]+): ([\d.]+) s", line):
             who, n, s = total.groups()
-            found.setdefault(n, [[f"{n} worker{'s' * (n != '1')}", "s"]]).append([f"{who}, in all", s])
+            found.setdefault(n, [[n, "s"]]).append([f"{who}, in all", s])
         elif stage := re.match(r"  (\S.*?) +([\d.]+) s$", line):
             found[n].append([f"{who}: {stage[1]}", stage[2]])
     return list(found.values())

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,23 @@ class TestMultiprocessing(ExecutorContract):
         _, err = script.communicate(timeout=30)
         assert err.rstrip().endswith("KeyboardInterrupt")
         assert 'File "<string>"' not in err  # the command line of a worker
+
+
+class TestKeptWorkers(ExecutorContract):
+    """Each test makes several runs with the same workers, where none fails."""
+
+    make_source = "from executors import Multiprocessing\nexecutor = Multiprocessing(2).__enter__()"
+
+    @pytest.fixture(autouse=True)
+    def _keep(self):
+        with ExitStack() as self.until:
+            self.executors = {}
+            yield
+
+    def make_executor(self, n=2):
+        if n not in self.executors:
+            self.executors[n] = self.until.enter_context(Multiprocessing(n))
+        return self.executors[n]
 
 
 class Phases:
@@ -206,6 +224,90 @@ def test_workers_live_through_all_jobs_and_set_each_up_once(tmp_path):
     assert set(jobs[0].pids()) == set(jobs[1].pids())
     setups = (tmp_path / "setups").read_text().splitlines()
     assert sorted(setups) == sorted(f"{pid} cpu" for pid in set(jobs[0].pids()) for _ in jobs)
+
+
+def napping(folder, n=20):
+    return ToyJob(str(folder), n, body=lambda i: time.sleep(0.02))
+
+
+def test_workers_are_kept_until_the_end_of_the_with_block(tmp_path):
+    jobs = [napping(tmp_path / name) for name in "abc"]
+    with Multiprocessing(2) as executor:
+        executor.run(jobs[:1])
+        assert sorted(jobs[0].log("closed")) == sorted(str(pid) for pid in set(jobs[0].pids()))
+        thread = threading.Thread(target=executor.run, args=(jobs[1:2],))
+        thread.start()
+        thread.join()
+        executor.run(jobs[2:])
+        kept = set(jobs[0].pids())
+        assert len(kept) == 2
+        assert all(map(is_alive, kept))
+    assert set(jobs[1].pids()) == set(jobs[2].pids()) == kept
+    assert not any(map(is_alive, kept))
+
+
+def test_kept_workers_that_a_thread_started_outlive_it(tmp_path):
+    jobs = [napping(tmp_path / name) for name in "ab"]
+    with Multiprocessing(2) as executor:
+        thread = threading.Thread(target=executor.run, args=(jobs[:1],))
+        thread.start()
+        thread.join()
+        time.sleep(0.2)
+        executor.run(jobs[1:])
+    assert set(jobs[0].pids()) == set(jobs[1].pids())
+
+
+def test_a_kept_worker_that_was_killed_is_replaced(tmp_path):
+    jobs = [napping(tmp_path / name) for name in "ab"]
+    events = []
+    with Multiprocessing(2) as executor:
+        executor.run(jobs[:1])
+        victim, other = set(jobs[0].pids())
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: not is_alive(victim))
+        executor.run(jobs[1:], events.append)
+    assert other in jobs[1].pids()
+    assert len(set(jobs[1].pids())) == 2
+    assert all(event.attempt == 0 for event in events if event.kind == "lost")  # no block is blamed
+
+
+def test_a_stopped_run_ends_its_workers_and_the_next_starts_others(tmp_path):
+    jobs = [napping(tmp_path / "a", 500), napping(tmp_path / "b")]
+    with Multiprocessing(2) as executor:
+        with pytest.raises(Cancelled):
+            executor.run(jobs[:1], should_stop=lambda: len(jobs[0].done()) >= 5)
+        assert not any(map(is_alive, jobs[0].pids()))
+        executor.run(jobs[1:])
+    assert jobs[1].done() == set(range(20))
+
+
+def test_two_runs_at_a_time_share_no_worker(tmp_path):
+    jobs = [napping(tmp_path / name) for name in "ab"]
+    with Multiprocessing(2) as executor:
+        threads = [threading.Thread(target=executor.run, args=([job],)) for job in jobs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert all(job.done() == set(range(20)) for job in jobs)
+    assert not set(jobs[0].pids()) & set(jobs[1].pids())
+
+
+def test_an_executor_keeps_workers_once(tmp_path):
+    with Multiprocessing(2) as executor, pytest.raises(RuntimeError, match="kept already"):
+        executor.__enter__()
+    job = napping(tmp_path)
+    executor.run([job])
+    assert not any(map(is_alive, job.pids()))
+
+
+def test_the_peak_of_a_run_is_not_that_of_the_one_before(tmp_path):
+    peaks = []
+    with Multiprocessing(1) as executor:
+        for name, size in (("a", 400_000_000), ("b", 1_000)):
+            job = ToyJob(str(tmp_path / name), 1, body=lambda i, size=size: len(bytearray(b"x" * size)))
+            executor.run([job], lambda event: peaks.append(event.peak_bytes) if event.kind == "done" else None)
+    assert peaks[0] > 400_000_000 > peaks[1] > 1_000_000
 
 
 def test_no_more_workers_than_blocks_start(tmp_path):

@@ -243,7 +243,7 @@ def test_tables_of_a_threshold_are_comparisons():
         for step in (1, 100, 255):
             table = (np.arange(256) >= step).astype(dtype)
             assert step_at(table) == step
-            assert_same(plain(Coded(codes, table)), table[codes])
+            assert_same(plain(Coded(codes, table, step)), table[codes])
     other = [np.zeros(256, "u1"), np.arange(256) < 9, np.arange(256, dtype="u1"), (np.arange(256) % 2).astype("u1")]
     assert [step_at(t) for t in other] == [None] * 4
 

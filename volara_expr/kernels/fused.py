@@ -31,10 +31,13 @@ class Coded:
     codes : ndarray of uint8 or uint16
     table : ndarray
         256 or 65,536 values; `table[codes]` is the array.
+    step : int, optional
+        What `step_at` says of the table, where it was asked.
     """
 
     codes: npt.NDArray[Any]
     table: npt.NDArray[Any]
+    step: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -47,20 +50,19 @@ class Coded:
         return self.table.dtype
 
     def __getitem__(self, index: Any) -> Coded:
-        return Coded(self.codes[index], self.table)
+        return Coded(self.codes[index], self.table, self.step)
 
     def transpose(self, axes: Sequence[int]) -> Coded:
         """Return the array with its axes in another order."""
-        return Coded(self.codes.transpose(axes), self.table)
+        return Coded(self.codes.transpose(axes), self.table, self.step)
 
 
 def plain(data: npt.NDArray[Any] | Coded) -> npt.NDArray[Any]:
     """Return the array itself, looked up where it is coded."""
     if not isinstance(data, Coded):
         return data
-    step = step_at(data.table)
-    if step is not None:
-        return np.asarray(data.codes >= step).view(data.table.dtype)
+    if data.step is not None:
+        return np.asarray(data.codes >= data.step).view(data.table.dtype)
     if not compiled(data.codes.size, data.table.dtype):
         return np.asarray(data.table[data.codes])
     codes = np.require(data.codes, None, ("C", "A"))

@@ -16,7 +16,8 @@ from volara_expr.plan.targets import Target, common_grid
 
 __all__ = ["FLOOR_VOXELS", "Demand", "Footprint", "PlanTooBig", "choose_block", "demands", "footprint"]
 
-TARGET_VOXELS = 128**3
+TARGET_VOXELS, TARGET_BYTES = 128**3, 16 << 20
+"""Blocks grow to both: what a block costs beside its work, some 0.2 ms, is then little of what decoding it takes."""
 CELLS_PER_PART = 64
 """Cells of tables that a block should hold in a volume of `MANY_BLOCKS`: each block writes one file per table."""
 MANY_BLOCKS = 1024
@@ -183,10 +184,12 @@ def choose_block(
             note = f"block {wanted} was asked for and rounded up to whole write units of {unit}"
     else:
         block = unit
+        _, f = measure(block)
         cells = prod(unit) * CELLS_PER_PART if any(isinstance(t.node, BlockTable) for t in targets) else 0
         while True:
             voxels = prod(min(b, n) for b, n in zip(block, shape, strict=True))
-            if voxels >= TARGET_VOXELS and (voxels >= cells or prod(shape) // (2 * voxels) < MANY_BLOCKS):
+            large = voxels >= TARGET_VOXELS and f.peak_bytes >= TARGET_BYTES
+            if large and (voxels >= cells or prod(shape) // (2 * voxels) < MANY_BLOCKS):
                 break
             growable = [
                 i for i in range(len(block)) if block[i] < shape[i] and frame.spec.space.axes[frame.at[i]].type == "space"
@@ -195,12 +198,12 @@ def choose_block(
                 break
             i = min(growable, key=lambda k: (block[k], -k))
             bigger = tuple(2 * b if k == i else b for k, b in enumerate(block))
-            g, f = measure(bigger)
-            if threads * f.peak_bytes + reserved_bytes > worker_bytes:
+            g, grown = measure(bigger)
+            if threads * grown.peak_bytes + reserved_bytes > worker_bytes:
                 break
             if g.n_blocks < BLOCKS_PER_WORKER * workers * threads and prod(block) >= FLOOR_VOXELS:
                 break
-            block = bigger
+            block, f = bigger, grown
     g, f = measure(block)
     if f.peak_bytes + reserved_bytes > worker_bytes:
         worst = f"; the most is held at {f.worst.label}({f.worst.describe()})" if f.worst is not None else ""

@@ -76,20 +76,23 @@ class Program(Region):
             self._made[id(loop)] = LoopKernel(loop.value)
         return self._made[id(loop)]
 
-    def _table(self, table: Table) -> npt.NDArray[Any]:
+    def _coded(self, table: Table, codes: npt.NDArray[Any]) -> Any:
+        from volara_expr.kernels.fused import Coded, step_at
+
         if id(table) not in self._made:
-            self._made[id(table)] = fill(table)
-        return self._made[id(table)]  # type: ignore[no-any-return]
+            values = fill(table)
+            self._made[id(table)] = values, step_at(values)
+        return Coded(codes, *self._made[id(table)])
 
     def _run(self, step: Step, box: Box, patches: Mapping[int, Patch]) -> Patch:
         """Compute a fused part for one box."""
-        from volara_expr.kernels.fused import Coded, plain
+        from volara_expr.kernels.fused import plain
 
         inputs = [
             plain(patches[id(x)].cut(need.clip(x.spec.box)).data) for x, need in zip(step.arrays, step.need(box), strict=True)
         ]
         if isinstance(step, Table):
-            return Patch(box, Coded(inputs[0], self._table(step)))
+            return Patch(box, self._coded(step, inputs[0]))
         assert isinstance(step, Loop)
         planes = [p for o, data in zip(step.operands, inputs, strict=True) for p in (data if o.planes else (data,))]
         return Patch(box, self._kernel(step)(planes, box.shape))

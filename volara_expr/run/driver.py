@@ -291,7 +291,8 @@ def mark_complete(output: Output, place: Place) -> None:
     if place.kind == "array":
         mark = read_attributes(place.url)[ATTRIBUTE]
         if not mark.get("complete"):
-            force_to_disk(place.url)  # also what workers wrote that were killed before they synced
+            if not place.ledger.forced():  # by workers that were killed before they could
+                force_to_disk(place.url)
             update_attributes(place.url, {ATTRIBUTE: {**mark, "complete": True}})
 
 

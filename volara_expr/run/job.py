@@ -117,8 +117,10 @@ class StageJob:
     later: Sequence[Call] = ()
 
     def nodes(self) -> dict[str, Node]:
-        """Rebuild the nodes, by digest."""
-        return {n.digest: n for n in unpack(self.packed)}
+        """Return the nodes, by digest; rebuilt once in each process."""
+        if "_nodes" not in self.__dict__:
+            self._nodes = {n.digest: n for n in unpack(self.packed)}
+        return self._nodes
 
     def describe(self, i: int) -> str:
         """Say where block `i` lies and how to run it alone."""
@@ -221,11 +223,13 @@ class BlockJob(StageJob):
 
     def calls(self) -> list[Call]:
         """Return the calls that compile the kernels of the blocks."""
-        return self._calls(self._build()[1])
+        targets, program = self._built()
+        return calls_of([*program.computed, *(t.node for t in targets)], program)
 
-    def _calls(self, program: Program) -> list[Call]:
-        nodes = self.nodes()
-        return calls_of([*program.computed, *(nodes[d] for d in self.stored)], program)
+    def _built(self) -> tuple[list[Target], Program]:
+        if "_targets" not in self.__dict__:
+            self._targets, self._program = self._build()
+        return self._targets, self._program
 
     def _build(self) -> tuple[list[Target], Program]:
         nodes = self.nodes()
@@ -240,8 +244,8 @@ class BlockJob(StageJob):
 
     def setup(self, device: str) -> None:
         """Open stores and tables."""
-        self._targets, self._program = self._build()
-        now = {f"loops of {self.key}": self._program.compile, **by_text(self._calls(self._program))}
+        self._built()
+        now = {f"loops of {self.key}": self._program.compile, **by_text(self.calls())}
         self._compiler = Compiler(now, by_text(self.later))  # while the first block is read
         self._arrays = Arrays(self.cache_bytes if self._shares_chunks() else 0, threads=self.io_threads)
         self._tables: dict[int, Any] = {}

@@ -246,6 +246,18 @@ class Ledger:
         done = self.done()
         return done is not None and bool(done.all())
 
+    def forced(self) -> bool:
+        """Whether all that is recorded has been forced to disk: every log ends in the mark that says so."""
+        size = record_dtype(self.ndim).itemsize
+        for path in (self.folder / "done").glob("*.log"):
+            with path.open("rb") as log:
+                end = log.seek(0, os.SEEK_END)
+                log.seek(max(0, end - size))
+                last = log.read()
+            if end < HEADER.size + size or np.frombuffer(last, record_dtype(self.ndim))["part"] != SYNC_MARK:
+                return False
+        return True
+
     def groups(self) -> list[tuple[str, list[int]]]:
         """Return the row groups that count, as (file, groups), each cell once, in the order of the cells' index."""
         named = [(w, r) for w, all_ in self._logs() if len(r := all_[(all_["part"] != PART_NONE) & self._has_rows(w, all_)])]

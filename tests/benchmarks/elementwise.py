@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -88,7 +89,9 @@ def volara_seconds(python: str, source: str, folder: Path, repeat: int) -> float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--side", type=int, default=384)
+    parser.add_argument(
+        "--side", type=int, default=512, help="of volumes with floats; those of bytes alone get half as much again"
+    )
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--cores", type=int, default=None)
     parser.add_argument("--processes", type=int, default=0, help="worker processes of ours; 0: Serial")
@@ -97,6 +100,11 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true", help="processor time instead of wall time, on a busy machine")
     parser.add_argument("--only", default="", help="chains whose name holds this")
     parser.add_argument("--no-peers", action="store_true", help="ours and the floor alone")
+    parser.add_argument(
+        "--folder",
+        default="/dev/shm" if os.path.isdir("/dev/shm") else None,
+        help="where files go; in memory by default, as a disk takes what it likes for a new file",
+    )
     given = parser.parse_args()
     cores = use_cores(given.cores)
     import dask
@@ -105,15 +113,14 @@ def main() -> None:
     executor = Multiprocessing(given.processes) if given.processes else Serial()
     head = ["chain", "floor s", "ours s", "ours/floor", "numpy/ours", "dask/ours", "dask/floor", "volara/ours"]
     rows: list[list[object]] = [head]
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=given.folder) as name:
         folder = Path(name)
-        data = ve.open(given.path).compute() if given.path else texture((given.side,) * 3)
-        paths = {("u1", 0): stored(folder, data, "u0.zarr"), ("u1", 1): stored(folder, data[::-1].copy(), "u1.zarr")}
-        paths["f4", 0] = stored(folder, data.astype(np.float32), "f0.zarr")
         for title, (types, function) in chains().items():
             if given.only not in title:
                 continue
-            sources = [paths[t, k] for k, t in enumerate(types)]
+            side = given.side if "float32" in title else 3 * given.side // 2  # about as many bytes in and out
+            data = ve.open(given.path).compute() if given.path else texture((side,) * 3)
+            sources = [stored(folder, data[:: (-1) ** k].astype(t), f"{k}.zarr") for k, t in enumerate(types)]
             ours = str(folder / "ours.zarr")
 
             def run(function=function, sources=sources, ours=ours) -> None:
@@ -127,19 +134,22 @@ def main() -> None:
             bottom = [floor(s, s if k else ours, str(folder / f"floor{k}.zarr"), cores) for k, s in enumerate(sources)]
             if len(sources) > 1:  # every source is read once, the result written once
                 bottom = [many(sources, bottom[0], cores)]
-            ways = {"ours": run, "floor": bottom[0]}
-            if not given.no_peers:
-                ways["numpy"] = lambda f=function, s=sources: numpy_run(f, s, str(folder / "numpy.zarr"))
-                ways["dask"] = lambda f=function, s=sources: dask_run(f, s, str(folder / "dask.zarr"))
+            peers = {
+                "numpy": lambda f=function, s=sources: numpy_run(f, s, str(folder / "numpy.zarr")),
+                "dask": lambda f=function, s=sources: dask_run(f, s, str(folder / "dask.zarr")),
+            }
             made = ("ours.zarr", "ours.zarr.volara_expr", "floor0.zarr", "floor1.zarr", "numpy.zarr", "dask.zarr")
             clock = time.process_time if given.cpu else time.perf_counter
-            m = medians(ways, given.repeat, clock, [str(folder / f) for f in made])
+            clear = [str(folder / f) for f in made]
+            m = medians({"ours": run, "floor": bottom[0]}, 3 * given.repeat, clock, clear)  # which differ by little
+            m |= {} if given.no_peers else medians(peers, given.repeat, clock, clear)
             volara: object = "-"
             if given.volara_python and title.startswith("table"):
                 volara = volara_seconds(given.volara_python, sources[0], folder, given.repeat) / m["ours"]
-            peers = [m[p] / m[q] if p in m else "-" for p, q in (("numpy", "ours"), ("dask", "ours"), ("dask", "floor"))]
-            rows.append([title, m["floor"], m["ours"], m["ours"] / m["floor"], *peers, volara])
-    print(header(f"zarr -> zarr, {data.shape}, 64^3 chunks, zstd-1, {executor!r}", cores))
+            ratios = [m[p] / m[q] if p in m else "-" for p, q in (("numpy", "ours"), ("dask", "ours"), ("dask", "floor"))]
+            rows.append([title, m["floor"], m["ours"], m["ours"] / m["floor"], *ratios, volara])
+    shape = "the shape of the given array" if given.path else f"{given.side}^3 (bytes alone: {3 * given.side // 2}^3)"
+    print(header(f"zarr -> zarr, {shape}, 64^3 chunks, zstd-1, {executor!r}", cores))
     print(table(rows))
 
 

@@ -16,7 +16,7 @@ from volara_expr.plan.targets import Target, common_grid
 
 __all__ = ["FLOOR_VOXELS", "Demand", "Footprint", "PlanTooBig", "choose_block", "demands", "footprint"]
 
-TARGET_VOXELS, TARGET_BYTES = 128**3, 16 << 20
+TARGET_VOXELS, TARGET_BYTES = 128**3, 32 << 20
 """Blocks grow to both: what a block costs beside its work, some 0.2 ms, is then little of what decoding it takes."""
 CELLS_PER_PART = 64
 """Cells of tables that a block should hold in a volume of `MANY_BLOCKS`: each block writes one file per table."""

@@ -19,6 +19,10 @@ from common import floor, header, medians, stored, table, texture, use_cores
 
 import volara_expr as ve
 from executors import Multiprocessing, Serial
+from volara_expr.geometry import Box
+from volara_expr.kernels.fused import plain
+from volara_expr.run.block import Program
+from volara_expr.store import Arrays
 
 VOLARA = """
 import json, sys, time
@@ -77,6 +81,24 @@ def numpy_run(function, sources, target):
     zarr.create_array(target, shape=out.shape, dtype=out.dtype, chunks=(64,) * 3, compressors=codec)[...] = out
 
 
+def compute_seconds(function, sources, repeat: int) -> float:
+    """Seconds that the fused loops alone take for the whole volume, on one core and on one block that is in memory."""
+    arrays = [ve.open(s) for s in sources]
+    out, leaves = function(*arrays).node, [a.node for a in arrays]
+    program = Program([out], leaves, {out: out.spec.box})
+    block = Box.of_shape((128, 128, 256)).clip(out.spec.box)
+    boxes = program.demand({out: block})
+    with Arrays() as stores:
+        data = {id(n): stores.read(s, block).result() for n, s in zip(leaves, sources, strict=True)}
+
+    def run() -> None:
+        for _ in range(4):
+            patches = program.evaluate(boxes, lambda node, _: data[id(node)], lambda _: None, [out])
+            np.asarray(plain(patches[out].data), out.spec.dtype, order="C")
+
+    return medians({"compute": run}, repeat)["compute"] / 4 * out.spec.box.size / block.size
+
+
 def volara_seconds(python: str, source: str, folder: Path, repeat: int) -> float:
     script = folder / "volara_run.py"
     script.write_text(VOLARA)
@@ -111,7 +133,7 @@ def main() -> None:
 
     dask.config.set(scheduler="threads" if cores > 1 else "synchronous")
     executor = Multiprocessing(given.processes) if given.processes else Serial()
-    head = ["chain", "floor s", "ours s", "ours/floor", "numpy/ours", "dask/ours", "dask/floor", "volara/ours"]
+    head = ["chain", "floor s", "ours s", "compute s", "ours/floor", "numpy/ours", "dask/ours", "dask/floor", "volara/ours"]
     rows: list[list[object]] = [head]
     with tempfile.TemporaryDirectory(prefix="bench-", dir=given.folder) as name:
         folder = Path(name)
@@ -147,7 +169,8 @@ def main() -> None:
             if given.volara_python and title.startswith("table"):
                 volara = volara_seconds(given.volara_python, sources[0], folder, given.repeat) / m["ours"]
             ratios = [m[p] / m[q] if p in m else "-" for p, q in (("numpy", "ours"), ("dask", "ours"), ("dask", "floor"))]
-            rows.append([title, m["floor"], m["ours"], m["ours"] / m["floor"], *ratios, volara])
+            alone = compute_seconds(function, sources, given.repeat)
+            rows.append([title, m["floor"], m["ours"], alone, m["ours"] / m["floor"], *ratios, volara])
     shape = "the shape of the given array" if given.path else f"{given.side}^3 (bytes alone: {3 * given.side // 2}^3)"
     print(header(f"zarr -> zarr, {shape}, 64^3 chunks, zstd-1, {executor!r}", cores))
     print(table(rows))

@@ -112,14 +112,20 @@ class LoopKernel:
         whole: list[npt.NDArray[Any]] = [np.broadcast_to(x, shape) for x in operands]
         target: npt.NDArray[Any] = out
         pieces = slabs(shape, TILE)
-        if all(x.flags.c_contiguous and x.flags.aligned for x in whole):
+        flat = all(x.flags.c_contiguous and x.flags.aligned for x in whole)
+        if flat:
             whole, target = [x.reshape(-1) for x in whole], out.reshape(-1)
             pieces = slabs(target.shape, TILE if len(self.phases) > 1 else max(1, out.size))
         scratch = {
             id(v): np.empty(min(TILE, out.size), v.dtype) for p in self.phases for v in p.outputs if v is not self.result
         }
-        for piece in pieces:
-            self._run([np.require(x[piece], None, ("C", "A")).reshape(-1) for x in whole], target[piece].reshape(-1), scratch)
+        with np.errstate(all="ignore"):
+            for piece in pieces:
+                if flat:
+                    self._run([x[piece] for x in whole], target[piece], scratch)
+                else:
+                    tiles = [np.require(x[piece], None, ("C", "A")).reshape(-1) for x in whole]
+                    self._run(tiles, target[piece].reshape(-1), scratch)
         return out
 
     def _run(self, operands: Sequence[npt.NDArray[Any]], out: npt.NDArray[Any], scratch: dict[int, npt.NDArray[Any]]) -> None:
@@ -142,13 +148,12 @@ def call_numpy(phase: Phase, at: dict[int, npt.NDArray[Any]], operands: Sequence
     for v in phase.values:
         args = [a.data if a.op == "constant" else operands[a.data] if a.op == "operand" else at[id(a)] for a in v.args]
         out = at.get(id(v))
-        with np.errstate(all="ignore"):
-            if v.op in ("cast", "where"):
-                found = args[0].astype(v.dtype) if v.op == "cast" else np.where(*args)
-                if out is not None:
-                    out[...] = found
-            else:
-                found = getattr(np, v.op)(*args, out=out)
+        if v.op in ("cast", "where"):
+            found = args[0].astype(v.dtype) if v.op == "cast" else np.where(*args)
+            if out is not None:
+                out[...] = found
+        else:
+            found = getattr(np, v.op)(*args, out=out)
         if out is None:
             at[id(v)] = found
 

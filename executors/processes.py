@@ -260,7 +260,7 @@ class WorkerPool:
         began = time.monotonic()
         for worker in self._workers:
             worker.send(message)
-        while any(w.job != message for w in self._workers) and time.monotonic() - began < self._grace_s():
+        while any(message is None or w.job != message for w in self._workers) and time.monotonic() - began < self._grace_s():
             self._listen()
 
     def run(self, blocks: BlockQueue, should_stop: Callable[[], bool], path: Path | None = None) -> None:

@@ -170,9 +170,9 @@ def main() -> None:
                 split, merge, error = quality(str(out / "o.zarr/seg"), a.truth)
                 rows.append((split + merge, error))
                 print(f"{context:>7} {split:>10.3f} {merge:>6.3f} {split + merge:>6.3f} {error:>10.3f}")
-            print(
-                f"mean of {len(rows)}: VOI {statistics.mean(r[0] for r in rows):.3f}, adapted Rand error {statistics.mean(r[1] for r in rows):.3f}"
-            )
+            of = f"mean of {len(rows)}" if len(rows) > 1 else f"with context {a.contexts[0]}"
+            voi, error = (statistics.mean(r[k] for r in rows) for k in (0, 1))
+            print(f"{of}: VOI {voi:.3f}, adapted Rand error {error:.3f}")
     print(
         f"\n{os.cpu_count()} cores, Python {sys.version.split()[0]}, driver peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB"
     )

@@ -54,7 +54,8 @@ LIMITS = {
     "and copies each block's neighbours together before.",
     "memory": "Blocks: decoded affinities of the block that is computed and of the one read ahead, fragments that are being "
     "written, and the edges of one block of the watershed; in the worker that builds the graph, DuckDB. A worker's own part is what "
-    "counts; `Serial` computes two blocks at a time. The projection must hold for the worst data and for a first compilation, so it "
+    "counts; `Serial` computes two blocks at a time. Workers that are kept begin the next run with some 60 MB more: libraries and buffers of "
+    "the stages before. The projection must hold for the worst data and for a first compilation, so it "
     "lies above.",
     "cold_start": "LLVM: each kernel is compiled once for each type that it meets, by one process of the machine while others "
     "compile other ones, and stored.",

@@ -80,6 +80,7 @@ class LoopKernel:
     def __init__(self, result: Value) -> None:
         self.result = result
         self.phases = phases(result)
+        self._tile = TILE * 8 // max(v.dtype.itemsize for p in self.phases for v in (*p.inputs, *p.outputs))
         self._loops: list[Any] = []
         self._lock = threading.Lock()
 
@@ -111,13 +112,14 @@ class LoopKernel:
         out = np.empty(shape, self.result.dtype)
         whole: list[npt.NDArray[Any]] = [np.broadcast_to(x, shape) for x in operands]
         target: npt.NDArray[Any] = out
-        pieces = slabs(shape, TILE)
+        tile = self._tile
+        pieces = slabs(shape, tile)
         flat = all(x.flags.c_contiguous and x.flags.aligned for x in whole)
         if flat:
             whole, target = [x.reshape(-1) for x in whole], out.reshape(-1)
-            pieces = slabs(target.shape, TILE if len(self.phases) > 1 else max(1, out.size))
+            pieces = slabs(target.shape, tile if len(self.phases) > 1 else max(1, out.size))
         scratch = {
-            id(v): np.empty(min(TILE, out.size), v.dtype) for p in self.phases for v in p.outputs if v is not self.result
+            id(v): np.empty(min(tile, out.size), v.dtype) for p in self.phases for v in p.outputs if v is not self.result
         }
         with np.errstate(all="ignore"):
             for piece in pieces:

@@ -15,7 +15,7 @@ import numpy as np
 __all__ = ["TILE", "Scalars", "Value"]
 
 TILE = 1 << 15
-"""Voxels between a printed loop and a call of NumPy: they stay in the second level cache."""
+"""Voxels of 8 bytes between a printed loop and a call of NumPy, or more that are smaller: they stay in the second level cache."""
 Dtype = np.dtype[Any]
 
 

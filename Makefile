@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint type format snapshots clean
+.PHONY: demo test lint type format snapshots peers clean
 
 .venv/%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -39,5 +39,10 @@ snapshots: .venv/test
 	$(BIN)/python docs/build_reference.py
 	$(BIN)/python tests/snapshot/test_mistakes.py
 
+# What the benchmarks compare with and tests do not need, apart from it: run_all.py --volara-python .venv-peers/bin/python
+peers:
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -e ".[bench-peers]"
+
 clean:
-	rm -rf .venv demo_out
+	rm -rf .venv .venv-peers demo_out

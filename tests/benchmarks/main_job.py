@@ -1,7 +1,7 @@
 """The main job per stage, ours and volara's, on the same affinities in one run.
 
     python tests/benchmarks/main_job.py                                      generated volume, ours alone
-    python tests/benchmarks/main_job.py AFFS --truth GT.npz:gt --volara-python PEER/bin/python
+    python tests/benchmarks/main_job.py AFFS --truth GT.npz:gt --volara-python .venv-peers/bin/python
 
 Every figure of ours includes opening, planning, ledger and writing; imports are left out on both sides, caches are warm.
 """

@@ -1,6 +1,7 @@
 """Run every benchmark, one after another, at one commit, and write docs/performance.md and its plot.
 
-    python tests/benchmarks/run_all.py --affs AFFS --volara-python PEER/bin/python
+    make peers
+    python tests/benchmarks/run_all.py --affs AFFS --volara-python .venv-peers/bin/python
 
 Without `--affs` the affinities are generated; without `--volara-python` volara's figures are left out. `--quick` is for trying
 this script: small volumes, two runs of each, nothing written to docs unless `--docs` says where.
@@ -38,7 +39,7 @@ LIMITS = {
     "elementwise": "Decoding and encoding. The floor reads and writes the same bytes with tensorstore and computes nothing; it plans "
     "nothing and keeps no ledger either, which costs ours some 10 ms in each run and 0.3 ms a block. Files are in memory, as a disk takes "
     "what it likes for a new file; ours and the floor took turns 15 times. On one core nothing can hide what computing takes (column compute: the "
-    "loops alone, on a block that is in memory); two thirds of it are NumPy's own `exp` in the last chain. Where dask takes less than twice the "
+    "loops alone, on a block that is in memory); more than half of it is NumPy's own `exp` in the last chain. Where dask takes less than twice the "
     "floor (column dask/floor), nothing that stores the same bytes can be twice as fast as dask.",
     "watershed_kernel": "One core. Random access: of 18.2 million edges of a block of 128 cubed without strides (6.7 million with), "
     "each asks for the parents of two voxels. Two thirds find both ends in one cluster already; they leave in batches of 64, without "
@@ -352,7 +353,8 @@ def main() -> None:
         machine(),
         ", ".join(header("", 0).split(", ")[3:]),
     ]
-    command = "python tests/benchmarks/run_all.py" + " --affs AFFS" * bool(given.affs) + " --volara-python PYTHON" * bool(peer)
+    command = "make peers\n" * bool(peer) + "python tests/benchmarks/run_all.py" + " --affs AFFS" * bool(given.affs)
+    command += " --volara-python .venv-peers/bin/python" * bool(peer)
     text = page(s, found, about, command)
     docs = given.docs or (None if quick else ROOT / "docs")
     if docs is not None:

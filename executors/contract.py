@@ -353,6 +353,7 @@ class ExecutorContract:
 
         def kill() -> None:
             wait_until(flag.exists)
+            time.sleep(0.5)  # the block before may still be in the hands of the writer, and would rightly run again
             os.kill(job.pids(4)[0], signal.SIGKILL)
             killed.append(time.monotonic())
 

@@ -39,7 +39,7 @@ LIMITS = {
     "elementwise": "Decoding and encoding. The floor reads and writes the same bytes with tensorstore and computes nothing; it plans "
     "nothing and keeps no ledger either, which costs ours some 10 ms in each run and 0.3 ms a block. Files are in memory, as a disk takes "
     "what it likes for a new file; ours and the floor took turns 15 times. On one core nothing can hide what computing takes (column compute: the "
-    "loops alone, on a block that is in memory); in the last chain more than half of it is NumPy's own `exp` (second table), whose bits we keep. Where dask takes less than twice the "
+    "loops alone, on a block that is in memory); in the last chain about half of it is NumPy's own `exp` (second table), whose bits we keep. Where dask takes less than twice the "
     "floor (column dask/floor), nothing that stores the same bytes can be twice as fast as dask.",
     "watershed_kernel": "One core. Random access: of 18.2 million edges of a block of 128 cubed without strides (6.7 million with), "
     "each asks for the parents of two voxels. Two thirds find both ends in one cluster already; they leave in batches of 64, without "
